@@ -35,7 +35,10 @@ pub struct Bootstrap {
 impl Bootstrap {
     /// Wraps the value of a bootstrap Secret.
     pub fn new(format: Format, bytes: impl Into<Vec<u8>>) -> Self {
-        Self { format, bytes: bytes.into() }
+        Self {
+            format,
+            bytes: bytes.into(),
+        }
     }
 
     /// The bytes, to be handed on unchanged and never shown.
@@ -46,7 +49,9 @@ impl Bootstrap {
 
 impl fmt::Debug for Bootstrap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Bootstrap").field("format", &self.format).finish_non_exhaustive()
+        f.debug_struct("Bootstrap")
+            .field("format", &self.format)
+            .finish_non_exhaustive()
     }
 }
 
@@ -62,6 +67,8 @@ pub struct Supply<'a> {
 impl<'a> Supply<'a> {
     /// A supply with bootstrap data.
     pub fn with_bootstrap(bootstrap: &'a Bootstrap) -> Self {
-        Self { bootstrap: Some(bootstrap) }
+        Self {
+            bootstrap: Some(bootstrap),
+        }
     }
 }

@@ -77,7 +77,11 @@ pub struct Lost<'a, O> {
 impl<'a, O> Lost<'a, O> {
     /// Describes an object without a ledger.
     pub fn new(object: &'a O, name: ObjectName, owner: Option<Token>) -> Self {
-        Self { object, name, owner }
+        Self {
+            object,
+            name,
+            owner,
+        }
     }
 }
 

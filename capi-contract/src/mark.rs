@@ -83,7 +83,10 @@ pub struct ObjectName {
 impl ObjectName {
     /// Names an object.
     pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
-        Self { namespace: namespace.into(), name: name.into() }
+        Self {
+            namespace: namespace.into(),
+            name: name.into(),
+        }
     }
 
     /// The name of an existing namespaced object.
@@ -166,12 +169,22 @@ const ADOPTED: &str = "adopted=";
 impl Mark {
     /// A new mark with a random claim token.
     pub fn made(owner: Token, object: ObjectName) -> Self {
-        Self { owner, object, proof: Proof::Made { token: Token::random() } }
+        Self {
+            owner,
+            object,
+            proof: Proof::Made {
+                token: Token::random(),
+            },
+        }
     }
 
     /// A mark for something that was there before us.
     pub fn adopted(owner: Token, object: ObjectName, id: impl Into<String>) -> Self {
-        Self { owner, object, proof: Proof::Adopted { id: id.into() } }
+        Self {
+            owner,
+            object,
+            proof: Proof::Adopted { id: id.into() },
+        }
     }
 
     /// The claim token, where we made the thing.
@@ -216,8 +229,14 @@ impl FromStr for Mark {
         let proof = match proof.strip_prefix(ADOPTED) {
             Some("") => return Err(MarkError::Mark),
             Some(id) => Proof::Adopted { id: id.to_owned() },
-            None => Proof::Made { token: proof.parse()? },
+            None => Proof::Made {
+                token: proof.parse()?,
+            },
         };
-        Ok(Self { owner: owner.parse()?, object: object.to_owned().try_into()?, proof })
+        Ok(Self {
+            owner: owner.parse()?,
+            object: object.to_owned().try_into()?,
+            proof,
+        })
     }
 }

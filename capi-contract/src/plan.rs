@@ -24,7 +24,11 @@ impl Waiting {
         message: impl Into<Cow<'static, str>>,
         recheck: Duration,
     ) -> Self {
-        Self { reason, message: message.into(), recheck }
+        Self {
+            reason,
+            message: message.into(),
+            recheck,
+        }
     }
 }
 
