@@ -62,6 +62,13 @@ pub trait Claim:
     fn mark(&self) -> &Mark;
 }
 
+/// Where the backend finds everything by mark, the mark is all there is to claim.
+impl Claim for Mark {
+    fn mark(&self) -> &Mark {
+        self
+    }
+}
+
 /// What [`External::recover`] has to go by.
 #[derive(Debug)]
 #[non_exhaustive]

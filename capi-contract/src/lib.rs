@@ -6,8 +6,12 @@ mod class;
 mod cluster;
 pub mod condition;
 mod connect;
+pub mod crd;
 mod external;
+pub mod gate;
+mod given;
 mod hook;
+mod instances;
 pub mod ledger;
 mod lookup;
 mod machine;
@@ -23,7 +27,12 @@ pub use class::{Class, Classify, Dependency};
 pub use cluster::{ClusterFacts, ClusterScope, Endpoint, FailureDomain, InfraCluster};
 pub use connect::{Connect, Connected, Credentials, Identity};
 pub use external::{Claim, External, Lost, Object};
+pub use given::{Endpointed, GivenEndpoint, NoStep};
 pub use hook::{Hook, HookError, Moment, Occasion, Verdict};
+pub use instances::{
+    ByInstance, Creation, Found, Instance, InstanceError, InstanceState, InstanceStep, Instances,
+    Order,
+};
 pub use ledger::{Intent, Ledger};
 pub use lookup::{Depth, Lookup};
 pub use machine::{
