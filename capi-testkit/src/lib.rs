@@ -2,9 +2,15 @@
 //! guests that boot, and faults at every call.
 //!
 //! * [`apiserver`]: an in-process Kubernetes API server, in memory or over TLS.
+//! * [`crds`]: the published definitions of Cluster API and of the in-cluster IPAM provider.
 //! * [`faults`]: drops, delays, refusals and deaths at every call of every port.
+//! * [`merge`]: field ownership and server-side apply.
+//! * [`schema`]: pruning, defaults and validation of custom resources.
 //! * [`workload`]: the workload clusters that booted machines make together.
 
 pub mod apiserver;
+pub mod crds;
 pub mod faults;
+pub mod merge;
+pub mod schema;
 pub mod workload;
