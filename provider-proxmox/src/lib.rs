@@ -1,1 +1,10 @@
-//! Crate skeleton.
+//! Cluster API infrastructure provider for Proxmox VE.
+//!
+//! The library decides and talks to Proxmox VE; the binary beside it adds the engine of
+//! `capi-core`, and nothing else does.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`api`] | the custom resources and their definitions |
+
+pub mod api;
