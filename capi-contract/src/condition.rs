@@ -231,3 +231,90 @@ pub fn order(a: &str, b: &str) -> Ordering {
     };
     rank(a).cmp(&rank(b)).then_with(|| a.cmp(b))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use rstest::rstest;
+
+    use super::*;
+
+    fn report(kind: &'static str, status: Status, reason: &str) -> Report {
+        Report::new(kind, status, reason, format!("about {kind}"))
+    }
+
+    fn at(second: i64) -> jiff::Timestamp {
+        jiff::Timestamp::from_second(second).unwrap()
+    }
+
+    #[rstest]
+    #[case::all_good(&[("A", Status::True, "Fine")], Status::True, "Ready")]
+    #[case::one_issue(&[("A", Status::False, "Cloning"), ("B", Status::True, "Fine")], Status::False, "Cloning")]
+    #[case::issue_beats_unknown(&[("A", Status::Unknown, "NotYetReported"), ("B", Status::False, "Lost")], Status::False, "Lost")]
+    #[case::unknown_beats_good(&[("A", Status::Unknown, "NotYetReported"), ("B", Status::True, "Fine")], Status::Unknown, "NotYetReported")]
+    #[case::two_issues(&[("A", Status::False, "X"), ("B", Status::False, "Y")], Status::False, "NotReady")]
+    #[case::two_unknown(&[("A", Status::Unknown, "X"), ("B", Status::Unknown, "Y")], Status::Unknown, "ReadyUnknown")]
+    #[case::deleting_is_negative(&[("A", Status::True, "Fine"), (DELETING, Status::True, "Deleting")], Status::False, "Deleting")]
+    #[case::not_deleting(&[("A", Status::True, "Fine"), (DELETING, Status::False, "NotDeleting")], Status::True, "Ready")]
+    #[case::paused_says_nothing(&[("A", Status::True, "Fine"), (PAUSED, Status::True, "Paused")], Status::True, "Ready")]
+    fn co_04_summary(
+        #[case] reports: &[(&'static str, Status, &str)],
+        #[case] status: Status,
+        #[case] reason: &str,
+    ) {
+        let reports: Vec<_> = reports.iter().map(|(k, s, r)| report(k, *s, r)).collect();
+        let ready = summary(&reports);
+        assert_eq!((ready.status, ready.reason.as_str()), (status, reason));
+    }
+
+    #[test]
+    fn co_02_transition_time_changes_only_with_the_status() {
+        let first = merge(&[], &[report("A", Status::False, "X")], Some(1), at(100));
+        let reworded = merge(&first, &[report("A", Status::False, "Y")], Some(2), at(200));
+        assert_eq!(
+            reworded[0].last_transition_time,
+            first[0].last_transition_time
+        );
+        assert_eq!(reworded[0].reason, "Y");
+        assert_eq!(reworded[0].observed_generation, Some(2));
+        let turned = merge(
+            &reworded,
+            &[report("A", Status::True, "Z")],
+            Some(2),
+            at(300),
+        );
+        assert_eq!(turned[0].last_transition_time.0, at(300));
+    }
+
+    #[test]
+    fn co_02_transition_time_is_in_whole_seconds() {
+        let now = jiff::Timestamp::from_millisecond(1_234_567).unwrap();
+        let merged = merge(&[], &[report("A", Status::True, "X")], None, now);
+        assert_eq!(merged[0].last_transition_time.0, at(1234));
+    }
+
+    #[test]
+    fn co_08_order() {
+        let kinds = [PAUSED, "B", DELETING, READY, "A"];
+        let reports: Vec<_> = kinds.iter().map(|k| report(k, Status::True, "X")).collect();
+        let merged = merge(&[], &reports, None, at(0));
+        let order: Vec<_> = merged.iter().map(|c| c.type_.as_str()).collect();
+        assert_eq!(order, [READY, "A", "B", DELETING, PAUSED]);
+    }
+
+    #[test]
+    fn co_09_foreign_conditions_are_not_ours_to_write() {
+        let foreign = merge(&[], &[report("Theirs", Status::True, "X")], None, at(0));
+        let merged = merge(&foreign, &[report("A", Status::True, "X")], None, at(0));
+        assert!(merged.iter().all(|c| c.type_ != "Theirs"));
+    }
+
+    proptest! {
+        #[test]
+        fn co_01_no_report_is_malformed(reason in ".{0,40}", message in ".{0,3000}") {
+            let report = Report::new("A", Status::True, reason, message);
+            prop_assert!(is_reason(&report.reason));
+            prop_assert!(report.message.len() <= MESSAGE_MAX);
+        }
+    }
+}

@@ -132,7 +132,7 @@ pub struct InfraClusterStatus {
 /// }
 ///
 /// let crd = HelloMachineTemplate::crd();
-/// assert_eq!(crd.spec.names.kind, "HelloMachineTemplate");
+/// assert_eq!(crd.metadata.labels.unwrap()[capi_contract::crd::CONTRACT_LABEL], "v1alpha1");
 /// ```
 #[macro_export]
 macro_rules! template {
@@ -147,7 +147,7 @@ macro_rules! template {
             ::serde::Deserialize, ::serde::Serialize, ::schemars::JsonSchema,
         )]
         #[kube(group = $group, version = $version, kind = $name, namespaced)]
-        #[kube(category = "cluster-api")]
+        #[kube(category = "cluster-api", label("cluster.x-k8s.io/v1beta2", $version))]
         pub struct $spec {
             /// What clones are made from.
             pub template: $resource,

@@ -151,3 +151,54 @@ pub fn owner_of<K: kube::Resource>(cluster: &K) -> Option<Token> {
         .parse()
         .ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mark::Mark;
+
+    fn name() -> ObjectName {
+        ObjectName::new("ns", "m")
+    }
+
+    fn ledger() -> Ledger<Mark> {
+        let mut ledger = Ledger::new(Mark::made(Token::random(), name()), None);
+        ledger.identity = Some(Identity::secret("ns", "credentials"));
+        ledger.intent = Some(Intent {
+            step: "Clone".to_owned(),
+            since: 1_700_000_000,
+            settle_seconds: Some(60),
+            operation: Some(Operation("UPID:x".to_owned())),
+        });
+        ledger
+    }
+
+    #[test]
+    fn it_reads_back() {
+        let text = ledger();
+        let parsed = Ledger::parse(&text.render().unwrap(), &name()).unwrap();
+        assert_eq!(parsed, text);
+    }
+
+    #[test]
+    fn a_copy_of_another_objects_ledger_is_refused() {
+        let text = ledger().render().unwrap();
+        let error = Ledger::<Mark>::parse(&text, &ObjectName::new("ns", "other")).unwrap_err();
+        assert!(matches!(error, LedgerError::OfAnother { found } if found == name()));
+    }
+
+    #[test]
+    fn a_newer_ledger_is_not_taken_for_a_broken_one() {
+        let text = r#"{"version": 2, "claim": {"shape": "unknown to us"}}"#;
+        let error = Ledger::<Mark>::parse(text, &name()).unwrap_err();
+        assert!(matches!(error, LedgerError::Newer { found: 2 }));
+    }
+
+    #[test]
+    fn nonsense_is_malformed() {
+        for text in ["", "{}", "null", r#"{"version": 1}"#] {
+            let error = Ledger::<Mark>::parse(text, &name()).unwrap_err();
+            assert!(matches!(error, LedgerError::Malformed(_)), "{text}");
+        }
+    }
+}

@@ -240,3 +240,60 @@ impl FromStr for Mark {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const T: &str = "0123456789abcdef0123456789abcdef";
+
+    #[test]
+    fn a_mark_is_found_among_what_people_write() {
+        let mark = Mark::made(T.parse().unwrap(), ObjectName::new("ns", "m-0"));
+        let notes = format!("database host, call Ada first\n{mark}\n-- do not touch");
+        assert_eq!(Mark::find_in(&notes), Some(mark));
+        assert_eq!(Mark::find_in("capi:nonsense"), None);
+    }
+
+    #[test]
+    fn texts_that_are_no_marks_are_refused() {
+        for text in [
+            String::new(),
+            "capi:".to_owned(),
+            format!("capi:{T}:ns/m:"),
+            format!("capi:{T}:m:{T}"),
+            format!("capi:{T}:ns/m:adopted="),
+            format!("capi:{}:ns/m:{T}", T.to_uppercase()),
+            format!("other:{T}:ns/m:{T}"),
+        ] {
+            assert!(text.parse::<Mark>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn r5_marks_of_two_management_clusters_differ_though_names_are_alike() {
+        let name = ObjectName::new("default", "worker-0");
+        let (here, there) = (
+            Mark::made(Token::random(), name.clone()),
+            Mark::made(Token::random(), name),
+        );
+        assert!(!here.same_object(&there));
+        let again = Mark::made(here.owner.clone(), here.object.clone());
+        assert!(here.same_object(&again) && here != again);
+    }
+
+    proptest! {
+        #[test]
+        fn a_mark_reads_back(ns in "[a-z0-9-]{1,20}", name in "[a-z0-9.-]{1,40}", id in "[!-~]{1,40}") {
+            let owner = Token::random();
+            let object = ObjectName::new(ns, name);
+            for mark in [Mark::made(owner.clone(), object.clone()), Mark::adopted(owner, object, id)] {
+                prop_assert_eq!(mark.to_string().parse::<Mark>(), Ok(mark.clone()));
+                let json = serde_json::to_string(&mark).unwrap();
+                prop_assert_eq!(serde_json::from_str::<Mark>(&json).unwrap(), mark);
+            }
+        }
+    }
+}
