@@ -32,7 +32,7 @@ pub enum Moment {
 pub struct Occasion {
     /// The moment.
     pub moment: Moment,
-    /// Kind of the object, such as `ProxmoxMachine`.
+    /// Kind of the object, such as `HelloMachine`.
     pub kind: String,
     /// The object.
     pub name: ObjectName,
