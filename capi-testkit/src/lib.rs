@@ -3,14 +3,18 @@
 //!
 //! * [`apiserver`]: an in-process Kubernetes API server, in memory or over TLS.
 //! * [`crds`]: the published definitions of Cluster API and of the in-cluster IPAM provider.
+//! * [`core`]: Cluster API core with kubeadm bootstrap and control plane, simulated.
 //! * [`faults`]: drops, delays, refusals and deaths at every call of every port.
 //! * [`merge`]: field ownership and server-side apply.
 //! * [`schema`]: pruning, defaults and validation of custom resources.
+//! * [`ipam`]: the in-cluster IPAM provider, simulated.
 //! * [`workload`]: the workload clusters that booted machines make together.
 
 pub mod apiserver;
+pub mod core;
 pub mod crds;
 pub mod faults;
+pub mod ipam;
 pub mod merge;
 pub mod schema;
 pub mod workload;
