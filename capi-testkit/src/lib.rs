@@ -2,18 +2,20 @@
 //! guests that boot, and faults at every call.
 //!
 //! * [`apiserver`]: an in-process Kubernetes API server, in memory or over TLS.
-//! * [`crds`]: the published definitions of Cluster API and of the in-cluster IPAM provider.
 //! * [`core`]: Cluster API core with kubeadm bootstrap and control plane, simulated.
+//! * [`crds`]: the published definitions of Cluster API and of the in-cluster IPAM provider.
 //! * [`faults`]: drops, delays, refusals and deaths at every call of every port.
+//! * [`guest`]: an operating system that boots from the seed it was really given.
+//! * [`ipam`]: the in-cluster IPAM provider, simulated.
 //! * [`merge`]: field ownership and server-side apply.
 //! * [`schema`]: pruning, defaults and validation of custom resources.
-//! * [`ipam`]: the in-cluster IPAM provider, simulated.
 //! * [`workload`]: the workload clusters that booted machines make together.
 
 pub mod apiserver;
 pub mod core;
 pub mod crds;
 pub mod faults;
+pub mod guest;
 pub mod ipam;
 pub mod merge;
 pub mod schema;
