@@ -6,5 +6,7 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`api`] | the custom resources and their definitions |
+//! | [`pve`] | the client for the Proxmox VE API |
 
 pub mod api;
+pub mod pve;
