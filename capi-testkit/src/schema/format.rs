@@ -105,8 +105,9 @@ impl Format {
 
     pub(crate) fn admits(self, text: &str) -> bool {
         match self {
-            Self::Byte => STANDARD.decode(text).is_ok(),
-            Self::Cidr => text.parse::<IpNet>().is_ok(),
+            // The server takes no empty text for base64.
+            Self::Byte => !text.is_empty() && STANDARD.decode(text).is_ok(),
+            Self::Cidr => without_leading_zeros(text).parse::<IpNet>().is_ok(),
             Self::Date => text.len() == 10 && text.parse::<jiff::civil::Date>().is_ok(),
             Self::DateTime => is_date_time(text),
             Self::Duration => DURATION.is_match(text),
@@ -116,7 +117,7 @@ impl Format {
                     && HOSTNAME.is_match(text)
                     && text.split('.').all(|label| label.len() <= 63)
             }
-            Self::Ipv4 => text.parse::<Ipv4Addr>().is_ok(),
+            Self::Ipv4 => without_leading_zeros(text).parse::<Ipv4Addr>().is_ok(),
             Self::Ipv6 => text.parse::<Ipv6Addr>().is_ok(),
             Self::LongName => {
                 text.len() <= 253 && text.split('.').all(|label| LABEL.is_match(label))
@@ -130,6 +131,21 @@ impl Format {
             Self::Uuid5 => UUID5.is_match(text),
         }
     }
+}
+
+/// A dotted quad as the server reads it, which takes `010` for ten; other text as it is.
+fn without_leading_zeros(text: &str) -> String {
+    let mut shorter = String::with_capacity(text.len());
+    let mut chars = text.chars().peekable();
+    let mut octet_starts = !text.contains(':');
+    while let Some(c) = chars.next() {
+        let padding = octet_starts && c == '0' && chars.peek().is_some_and(char::is_ascii_digit);
+        if !padding {
+            shorter.push(c);
+            octet_starts = c == '.' && !text.contains(':');
+        }
+    }
+    shorter
 }
 
 /// RFC 3339 with `T` or `t`; what jiff would also take, a space or no offset, is not.
@@ -150,4 +166,24 @@ fn uuid(middle: &str) -> Regex {
 
 fn regex(pattern: &str) -> Regex {
     Regex::new(pattern).expect("a constant pattern of this module is valid")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_may_be_padded_with_zeros() {
+        assert!(Format::Ipv4.admits("010.000.0.1"));
+        assert!(Format::Cidr.admits("010.0.0.0/8"));
+        assert!(!Format::Ipv4.admits("10.0.0"));
+        assert!(!Format::Ipv4.admits("10.0.0.256"));
+    }
+
+    #[test]
+    fn dashes_in_names_do_not_count_and_unknown_names_are_no_format() {
+        assert_eq!(Format::named("date-time"), Some(Format::DateTime));
+        assert_eq!(Format::named("datetime"), Some(Format::DateTime));
+        assert_eq!(Format::named("int32"), None);
+    }
 }

@@ -11,9 +11,13 @@
 //! Errors are apimachinery's, word for word: [`FieldError`] prints as
 //! `spec.replicas: Invalid value: -1: spec.replicas in body should be greater than or equal to 0`.
 
+mod cel_value;
+mod correlate;
 mod default;
+mod embedded;
 mod field;
 mod format;
+mod list_type;
 mod node;
 mod pattern;
 mod prune;
@@ -22,9 +26,8 @@ mod validate;
 
 use serde_json::Value;
 
-pub(crate) use self::field::aggregate;
 pub use self::field::{FieldError, FieldErrorKind, invalid_message};
-pub(crate) use self::node::{Additional, ListType, Node};
+use self::node::Node;
 
 /// A compiled structural schema of one version of a custom resource.
 ///

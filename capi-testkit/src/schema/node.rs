@@ -5,7 +5,12 @@ use std::collections::BTreeMap;
 use regex::Regex;
 use serde_json::Value;
 
-use super::{SchemaError, format::Format, pattern, rule::Rule};
+use super::{
+    SchemaError,
+    format::{self, Format},
+    pattern,
+    rule::Rule,
+};
 
 /// Deepest nesting of a schema. Published definitions stay under 30; beyond this the recursion of
 /// the walks over an object would no longer be obviously safe.
@@ -50,7 +55,8 @@ pub(crate) enum ListType {
 pub(crate) struct Checks {
     pub(crate) enumeration: Vec<Value>,
     pub(crate) pattern: Option<(String, Regex)>,
-    pub(crate) format: Option<Format>,
+    /// With the name as the schema writes it, for messages.
+    pub(crate) format: Option<(String, Format)>,
     pub(crate) length_min: Option<u64>,
     pub(crate) length_max: Option<u64>,
     pub(crate) items_min: Option<u64>,
@@ -89,6 +95,8 @@ pub(crate) struct Node {
     pub(crate) defaults_below: bool,
     /// Whether this node or one below has rules.
     pub(crate) rules_within: bool,
+    /// Whether this node or one below is an embedded resource.
+    pub(crate) embedded_within: bool,
 }
 
 impl Node {
@@ -167,6 +175,7 @@ impl Compiler {
             rules,
             defaults_below: false,
             rules_within: false,
+            embedded_within: false,
         };
         let below = || {
             let additional = match &node.additional {
@@ -179,9 +188,17 @@ impl Compiler {
                 .chain(node.items.as_deref())
         };
         let defaults = below().any(|child| child.default.is_some() || child.defaults_below);
-        let rules = !node.rules.is_empty() || below().any(|child| child.rules_within);
+        let rules = !node.rules.is_empty()
+            || node
+                .checks
+                .all_of
+                .iter()
+                .any(|branch| !branch.rules.is_empty())
+            || below().any(|child| child.rules_within);
+        let embedded = node.embedded_resource || below().any(|child| child.embedded_within);
         node.defaults_below = defaults;
         node.rules_within = rules;
+        node.embedded_within = embedded;
         Ok(node)
     }
 
@@ -247,7 +264,7 @@ impl Compiler {
                 Some(text) => Some((text.to_owned(), pattern::compile(text, path)?)),
                 None => None,
             },
-            format: schema["format"].as_str().and_then(Format::named),
+            format: format(schema, path)?,
             length_min: count("minLength"),
             length_max: count("maxLength"),
             items_min: count("minItems"),
@@ -295,6 +312,19 @@ fn list_type(schema: &Value, path: &str) -> Result<ListType, SchemaError> {
             &format!("{other:?} is not one of atomic, map, set"),
         )),
     }
+}
+
+fn format(schema: &Value, path: &str) -> Result<Option<(String, Format)>, SchemaError> {
+    let Some(name) = schema["format"].as_str() else {
+        return Ok(None);
+    };
+    if format::UNSUPPORTED.contains(&name) {
+        return Err(SchemaError::invalid(
+            &format!("{path}.format"),
+            &format!("format {name:?} is not checked by this server"),
+        ));
+    }
+    Ok(Format::named(name).map(|format| (name.to_owned(), format)))
 }
 
 fn flag(schema: &Value, keyword: &str) -> bool {

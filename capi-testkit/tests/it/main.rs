@@ -1,2 +1,4 @@
 //! Integration tests: one binary, modules mirror `src`.
 mod guest;
+
+mod schema;
