@@ -9,7 +9,6 @@
 //! * [`ipam`]: the in-cluster IPAM provider, simulated.
 //! * [`merge`]: field ownership and server-side apply.
 //! * [`schema`]: pruning, defaults and validation of custom resources.
-//! * [`sweep`]: one life, with every single thing that can go wrong.
 //! * [`workload`]: the workload clusters that booted machines make together.
 
 pub mod apiserver;
@@ -20,5 +19,4 @@ pub mod guest;
 pub mod ipam;
 pub mod merge;
 pub mod schema;
-pub mod sweep;
 pub mod workload;

@@ -10,25 +10,61 @@
 //!
 //! # Assumptions
 //!
-//! The server lives on the tokio runtime of its first request: owner collection and namespace
-//! deletion run as tasks there, as the real controller manager does beside the real server.
+//! The server lives on the tokio runtime of its requests: owner collection and namespace deletion
+//! run as a task there, as the real controller manager does beside the real server.
 
 mod audit;
+mod builtin;
 mod clock;
+mod collector;
+mod decode;
+mod definitions;
+mod delete;
+mod discovery;
+mod event;
 mod hold;
+mod kinds;
 mod memory;
+mod metadata;
 mod names;
+mod output;
+mod patch;
+mod read;
+mod request;
+mod scale;
+mod selector;
+mod serve;
 mod status;
+mod store;
+mod strategic;
+mod strategy;
+mod table;
+mod watch;
+mod write;
 
 use std::{fmt, sync::Arc};
 
 use jiff::Timestamp;
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use serde::Serialize;
+use serde_json::{Value, json};
 
 pub use self::audit::{Audit, AuditRecord};
 pub use self::hold::Hold;
 pub use self::status::StatusError;
-use self::{clock::Clock, hold::Holds, names::Names};
+use self::{
+    clock::Clock,
+    collector::Collector,
+    hold::Holds,
+    kinds::{Registry, Resource},
+    metadata::Birth,
+    names::Names,
+    status::Subject,
+    store::{HISTORY_DEFAULT, Key, Object, Refused, Store, Write},
+};
+use crate::faults::Faults;
+
+/// Namespaces that every cluster has.
+const NAMESPACES: [&str; 4] = ["default", "kube-node-lease", "kube-public", "kube-system"];
 
 /// A Kubernetes API server in this process. Cloning is cheap and gives the same server.
 #[derive(Clone)]
@@ -38,10 +74,15 @@ pub struct ApiServer {
 
 /// What all clones of a server share.
 struct Inner {
+    store: Store,
+    registry: Registry,
     audit: Audit,
     clock: Clock,
     holds: Holds,
     names: Names,
+    collector: Collector,
+    /// A change ends all watches that are open.
+    watch_cut: tokio::sync::watch::Sender<u64>,
 }
 
 /// Settings of an [`ApiServer`].
@@ -49,6 +90,7 @@ struct Inner {
 pub struct ApiServerBuilder {
     epoch: Option<Timestamp>,
     seed: Option<u64>,
+    history: Option<usize>,
 }
 
 impl ApiServerBuilder {
@@ -66,18 +108,36 @@ impl ApiServerBuilder {
         self
     }
 
+    /// Changes kept per resource, at least 1. Watches and lists from further back get `Expired`.
+    /// Default: 4096.
+    #[must_use]
+    pub fn history(mut self, changes: usize) -> Self {
+        self.history = Some(changes);
+        self
+    }
+
     /// The server, with the namespaces that every cluster has and no other object.
     #[must_use]
     pub fn build(self) -> ApiServer {
         let inner = Inner {
+            store: Store::new(self.history.unwrap_or(HISTORY_DEFAULT)),
+            registry: Registry::new(),
             audit: Audit::default(),
             clock: Clock::starting_at(self.epoch.unwrap_or_else(Timestamp::now)),
             holds: Holds::default(),
             names: Names::new(self.seed),
+            collector: Collector::default(),
+            watch_cut: tokio::sync::watch::Sender::new(0),
         };
-        ApiServer {
+        let server = ApiServer {
             inner: Arc::new(inner),
+        };
+        for name in NAMESPACES {
+            let namespace = json!({"kind": "Namespace", "apiVersion": "v1"});
+            let made = server.seed("namespaces", name, namespace);
+            made.expect("the first namespaces are valid and new");
         }
+        server
     }
 }
 
@@ -106,21 +166,42 @@ impl ApiServer {
     /// [`kube::Client`] puts its worker.
     #[must_use]
     pub fn client(&self, actor: &str) -> kube::Client {
-        memory::client(self, actor)
+        memory::client(self, actor, None)
     }
 
-    /// Creates or replaces `definitions`, as `kubectl apply` of a provider's components would; the
-    /// kinds are served at once.
+    /// As [`ApiServer::client`], with `faults` between the client and the server.
+    ///
+    /// A lost connection shows as an error of the transport, other faults as a `Status`. The port of
+    /// the calls is `kubernetes`, their target `machines/default/a/status`.
+    #[must_use]
+    pub fn client_with(&self, actor: &str, faults: &Faults) -> kube::Client {
+        memory::client(self, actor, Some(faults.clone()))
+    }
+
+    /// Creates or replaces definitions (of any type that serializes to a
+    /// `CustomResourceDefinition`), as applying a provider's components would; the kinds are served
+    /// at once.
     ///
     /// # Errors
     ///
-    /// The server's refusal of the first definition that is not valid.
-    pub fn install_crds(
+    /// The refusal of the first definition that is not valid; those before it stay.
+    pub fn install_crds<D: Serialize>(
         &self,
-        definitions: impl IntoIterator<Item = CustomResourceDefinition>,
+        definitions: impl IntoIterator<Item = D>,
     ) -> Result<(), StatusError> {
-        let _ = definitions.into_iter().count();
-        Err(StatusError::not_implemented("custom resource definitions"))
+        for definition in definitions {
+            let definition = serde_json::to_value(definition).map_err(StatusError::internal)?;
+            let name = definition["metadata"]["name"]
+                .as_str()
+                .unwrap_or_default()
+                .to_owned();
+            self.seed(
+                "customresourcedefinitions.apiextensions.k8s.io",
+                &name,
+                definition,
+            )?;
+        }
+        Ok(())
     }
 
     /// Holds back what `actor` sees of `resource` (`machines.cluster.x-k8s.io`, `secrets`; empty for
@@ -129,13 +210,129 @@ impl ApiServer {
     /// Held are watch events and lists that accept a cache (`resourceVersion=0`), as behind a slow
     /// watch cache. Gets and consistent lists stay current, since they are on a real server too.
     pub fn hold_watch(&self, actor: &str, resource: &str) -> Hold {
-        self.inner.holds.hold(actor, resource, 0)
+        self.inner
+            .holds
+            .hold(actor, resource, self.inner.store.revision())
+    }
+
+    /// Ends all open watches, as a server that restarts does.
+    pub fn break_watches(&self) {
+        self.inner.watch_cut.send_modify(|cuts| *cuts += 1);
+    }
+
+    /// Forgets the history, as compaction does: watches and list pages that go on from before now
+    /// are told `Expired`.
+    pub fn compact(&self) {
+        self.inner.store.compact();
+    }
+
+    /// The newest revision.
+    #[must_use]
+    pub fn revision(&self) -> u64 {
+        self.inner.store.revision()
+    }
+
+    /// All objects of a resource (`machines.cluster.x-k8s.io`, `secrets`) as they are stored, for
+    /// checks that are no requests and leave no audit record.
+    #[must_use]
+    pub fn objects(&self, resource: &str) -> Vec<Value> {
+        let listed = self.inner.store.list(resource, None, None);
+        let snapshot = listed.expect("the present is never compacted");
+        snapshot
+            .objects
+            .into_iter()
+            .map(|(_, object)| object.value().clone())
+            .collect()
+    }
+
+    /// One object as it is stored; `namespace` is empty for cluster-scoped kinds.
+    #[must_use]
+    pub fn object(&self, resource: &str, namespace: &str, name: &str) -> Option<Value> {
+        let key = Key {
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+        };
+        self.inner
+            .store
+            .get(resource, &key)
+            .map(|object| object.value().clone())
     }
 
     /// The record of all requests so far; a handle that stays current.
     #[must_use]
     pub fn audit(&self) -> Audit {
         self.inner.audit.clone()
+    }
+
+    /// Stores a cluster-scoped built-in object without a request, in place of an older one.
+    fn seed(&self, collection: &str, name: &str, mut object: Value) -> Result<(), StatusError> {
+        let resource = self.inner.registry.of_collection(collection);
+        let resource = resource.ok_or_else(StatusError::unknown_resource)?;
+        let key = Key {
+            namespace: String::new(),
+            name: name.to_owned(),
+        };
+        let now = self.inner.clock.time();
+        let old = self.inner.store.get(collection, &key);
+        let uid = self.inner.names.uid();
+        let birth = Birth {
+            name,
+            namespace: "",
+            uid,
+            now: now.clone(),
+        };
+        metadata::stamp(&mut object, &resource, &birth);
+        strategy::prepare_create(&resource, &mut object, &now);
+        if let Some(old) = &old {
+            object["metadata"]["uid"] = old.uid().into();
+        }
+        let errors = strategy::validate(&resource, &object, old.as_deref().map(Object::value));
+        if !errors.is_empty() {
+            let subject = Subject {
+                group: &resource.group,
+                resource: &resource.kind,
+                name,
+            };
+            return Err(StatusError::invalid(subject, &errors));
+        }
+        let expected = old.map(|old| old.revision());
+        let stored = self.commit(&resource, &key, expected, Write::Put(object));
+        let subject = Subject {
+            group: &resource.group,
+            resource: &resource.plural,
+            name,
+        };
+        stored
+            .map(|_| ())
+            .map_err(|_| StatusError::modified(subject))
+    }
+
+    /// Commits a write, and lets the parts of the server that follow it know.
+    fn commit(
+        &self,
+        resource: &Resource,
+        key: &Key,
+        expected: Option<u64>,
+        write: Write,
+    ) -> Result<Arc<Object>, Refused> {
+        let gone = matches!(write, Write::Remove(_));
+        let object = self
+            .inner
+            .store
+            .commit(&resource.collection, key, expected, write)?;
+        if !resource.is_custom() && resource.kind == "CustomResourceDefinition" {
+            let spec = &object.value()["spec"];
+            let group = spec["group"].as_str().unwrap_or_default();
+            let plural = spec["names"]["plural"].as_str().unwrap_or_default();
+            let served = if gone {
+                Vec::new()
+            } else {
+                definitions::resources(object.value())
+            };
+            self.inner.registry.serve(group, plural, served);
+        }
+        self.inner.collector.notice(resource, key, &object, gone);
+        Ok(object)
     }
 }
 

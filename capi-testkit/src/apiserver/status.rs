@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde_json::{Map, Value, json};
 
+use crate::schema::{FieldError, invalid_message};
+
 /// A request that the server refuses, as a `metav1.Status` will say it.
 ///
 /// The texts are those of `k8s.io/apimachinery/pkg/api/errors`, since clients and people match on
@@ -41,107 +43,6 @@ pub(crate) struct Cause {
     pub(crate) reason: String,
     pub(crate) message: String,
     pub(crate) field: String,
-}
-
-/// One finding of a validation, as `field.Error` in Go.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct FieldError {
-    pub(crate) reason: FieldReason,
-    /// Path as people read it: `spec.disks[0].name`.
-    pub(crate) field: String,
-    /// The value at fault, as the message shows it; only [`FieldReason`]s that show one use it.
-    pub(crate) value: String,
-    pub(crate) detail: String,
-}
-
-/// Why a field was refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum FieldReason {
-    Required,
-    Invalid,
-    Forbidden,
-    TypeInvalid,
-    NotSupported,
-    TooLong,
-}
-
-impl FieldReason {
-    fn cause(self) -> &'static str {
-        match self {
-            Self::Required => "FieldValueRequired",
-            Self::Invalid => "FieldValueInvalid",
-            Self::Forbidden => "FieldValueForbidden",
-            Self::TypeInvalid => "FieldValueTypeInvalid",
-            Self::NotSupported => "FieldValueNotSupported",
-            Self::TooLong => "FieldValueTooLong",
-        }
-    }
-
-    fn text(self) -> &'static str {
-        match self {
-            Self::Required => "Required value",
-            Self::Invalid | Self::TypeInvalid => "Invalid value",
-            Self::Forbidden => "Forbidden",
-            Self::NotSupported => "Unsupported value",
-            Self::TooLong => "Too long",
-        }
-    }
-}
-
-impl FieldError {
-    pub(crate) fn required(field: impl Into<String>, detail: impl Into<String>) -> Self {
-        Self::bare(FieldReason::Required, field, detail)
-    }
-
-    pub(crate) fn forbidden(field: impl Into<String>, detail: impl Into<String>) -> Self {
-        Self::bare(FieldReason::Forbidden, field, detail)
-    }
-
-    /// `value` is shown as Go prints it: strings quoted, the rest as JSON.
-    pub(crate) fn invalid(
-        field: impl Into<String>,
-        value: &Value,
-        detail: impl Into<String>,
-    ) -> Self {
-        Self {
-            reason: FieldReason::Invalid,
-            field: field.into(),
-            value: value.to_string(),
-            detail: detail.into(),
-        }
-    }
-
-    fn bare(reason: FieldReason, field: impl Into<String>, detail: impl Into<String>) -> Self {
-        Self {
-            reason,
-            field: field.into(),
-            value: String::new(),
-            detail: detail.into(),
-        }
-    }
-
-    /// The part of the message behind the field path.
-    pub(crate) fn body(&self) -> String {
-        let mut text = self.reason.text().to_owned();
-        match self.reason {
-            FieldReason::Invalid | FieldReason::TypeInvalid | FieldReason::NotSupported => {
-                text.push_str(": ");
-                text.push_str(&self.value);
-            }
-            FieldReason::Required | FieldReason::Forbidden | FieldReason::TooLong => {}
-        }
-        if !self.detail.is_empty() {
-            text.push_str(": ");
-            text.push_str(&self.detail);
-        }
-        text
-    }
-}
-
-impl fmt::Display for FieldError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.field, self.body())
-    }
 }
 
 /// Which resource and object a refusal names.
@@ -263,22 +164,40 @@ impl StatusError {
 
     /// `subject.resource` is the kind here.
     pub(crate) fn invalid(subject: Subject<'_>, errors: &[FieldError]) -> Self {
-        let list = match errors {
-            [one] => one.to_string(),
-            many => {
-                let all: Vec<_> = many.iter().map(ToString::to_string).collect();
-                format!("[{}]", all.join(", "))
-            }
-        };
-        let message = format!(
-            "{} {:?} is invalid: {list}",
-            subject.qualified(),
-            subject.name
-        );
+        let message = invalid_message(&subject.qualified(), subject.name, errors);
         let error = Self::new(422, "Invalid", message).about(subject.details());
         errors.iter().fold(error, |error, found| {
-            error.cause(found.reason.cause(), found.body(), &found.field)
+            error.cause(found.kind.reason(), found.body(), &found.field)
         })
+    }
+
+    /// An error without a reason, as Go makes of a bare `errors.New`.
+    pub(crate) fn unknown(message: impl Into<String>) -> Self {
+        Self::new(500, "", message)
+    }
+
+    /// Fields of an apply that others own; `message` lists them.
+    pub(crate) fn apply_conflict(subject: Subject<'_>, message: String) -> Self {
+        Self::new(409, "Conflict", message).about(subject.details())
+    }
+
+    pub(crate) fn too_many_operations(message: impl Into<String>) -> Self {
+        Self::new(413, "RequestEntityTooLarge", message)
+    }
+
+    /// An answer that no server gave.
+    pub(crate) fn injected(code: u16, reason: &'static str, why: impl fmt::Display) -> Self {
+        Self::new(code, reason, why.to_string())
+    }
+
+    pub(crate) fn retry_after(mut self, seconds: u32) -> Self {
+        self.details.get_or_insert_default().retry_after_seconds = seconds;
+        self
+    }
+
+    /// Options of a request that do not go together; the message names the field.
+    pub(crate) fn invalid_options(message: impl Into<String>) -> Self {
+        Self::new(422, "Invalid", message)
     }
 
     /// A patch that cannot be carried out on this object.

@@ -1,0 +1,270 @@
+//! Discovery: which groups, versions and resources there are; and the paths beside the API.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use http::Method;
+use serde_json::{Value, json};
+
+use super::{
+    ApiServer,
+    kinds::{Resource, api_version},
+    request::DiscoveryPath,
+    serve::Answer,
+    status::StatusError,
+};
+
+/// The Kubernetes version that the server says it is: that of the types it is built from.
+const MAJOR: &str = "1";
+const MINOR: &str = "35";
+
+const VERBS: [&str; 8] = [
+    "create",
+    "delete",
+    "deletecollection",
+    "get",
+    "list",
+    "patch",
+    "update",
+    "watch",
+];
+const SUBRESOURCE_VERBS: [&str; 3] = ["get", "patch", "update"];
+
+impl ApiServer {
+    pub(super) fn discover(
+        &self,
+        path: &DiscoveryPath,
+        accept: &str,
+    ) -> Result<Answer, StatusError> {
+        let aggregated = accept.contains("as=APIGroupDiscoveryList") && accept.contains("v=v2");
+        let groups = self.groups();
+        let document = match path {
+            DiscoveryPath::CoreVersions if aggregated => aggregate(&groups, true),
+            DiscoveryPath::Groups if aggregated => aggregate(&groups, false),
+            DiscoveryPath::CoreVersions => json!({
+                "kind": "APIVersions",
+                "versions": ["v1"],
+                "serverAddressByClientCIDRs": [],
+            }),
+            DiscoveryPath::Groups => {
+                let named = groups.iter().filter(|(name, _)| !name.is_empty());
+                let list: Vec<_> = named
+                    .map(|(name, versions)| group(name, versions))
+                    .collect();
+                json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": list})
+            }
+            DiscoveryPath::Group(name) => {
+                let versions = groups.get(name).filter(|_| !name.is_empty());
+                let mut found = group(name, versions.ok_or_else(StatusError::unknown_path)?);
+                found["kind"] = "APIGroup".into();
+                found["apiVersion"] = "v1".into();
+                found
+            }
+            DiscoveryPath::Version { group, version } => {
+                let versions = groups.get(group).ok_or_else(StatusError::unknown_path)?;
+                let found = versions.iter().find(|(name, _)| name == version);
+                let (_, resources) = found.ok_or_else(StatusError::unknown_path)?;
+                json!({
+                    "kind": "APIResourceList",
+                    "apiVersion": "v1",
+                    "groupVersion": api_version(group, version),
+                    "resources": resources.iter().flat_map(plain).collect::<Vec<_>>(),
+                })
+            }
+        };
+        let answer = Answer::json(Bytes::from(document.to_string()));
+        let is_list = matches!(path, DiscoveryPath::CoreVersions | DiscoveryPath::Groups);
+        Ok(if aggregated && is_list {
+            answer.of_type("application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList")
+        } else {
+            answer
+        })
+    }
+
+    /// Paths that are no API: version and health.
+    pub(super) fn other(
+        &self,
+        method: &Method,
+        path: &str,
+        _accept: &str,
+    ) -> Result<Answer, StatusError> {
+        if method != Method::GET {
+            return Err(StatusError::unknown_path());
+        }
+        match path {
+            "/version" => {
+                let version = json!({
+                    "major": MAJOR,
+                    "minor": MINOR,
+                    "gitVersion": format!("v{MAJOR}.{MINOR}.0+capi-testkit"),
+                    "gitCommit": "",
+                    "gitTreeState": "",
+                    "buildDate": "",
+                    "goVersion": "",
+                    "compiler": "rustc",
+                    "platform": std::env::consts::OS,
+                });
+                Ok(Answer::json(Bytes::from(version.to_string())))
+            }
+            "/healthz" | "/livez" | "/readyz" => {
+                Ok(Answer::json(Bytes::from_static(b"ok")).of_type("text/plain; charset=utf-8"))
+            }
+            _ => Err(StatusError::unknown_path()),
+        }
+    }
+
+    fn groups(&self) -> Groups {
+        let mut groups = Groups::new();
+        for resource in self.inner.registry.all() {
+            let versions = groups.entry(resource.group.clone()).or_default();
+            match versions
+                .iter_mut()
+                .find(|(version, _)| *version == resource.version)
+            {
+                Some((_, resources)) => resources.push(resource),
+                None => versions.push((resource.version.clone(), vec![resource])),
+            }
+        }
+        for versions in groups.values_mut() {
+            versions.sort_by(|(one, _), (other, _)| priority(other).cmp(&priority(one)));
+        }
+        groups
+    }
+}
+
+/// Groups, their versions (preferred first) and the resources in each.
+type Groups = BTreeMap<String, Vec<(String, Vec<std::sync::Arc<Resource>>)>>;
+
+/// Order of versions as Kubernetes has it: stable before beta before alpha, higher first.
+fn priority(version: &str) -> (u8, u32, u32) {
+    let digits = |text: &str| text.parse::<u32>().unwrap_or(0);
+    let Some(rest) = version.strip_prefix('v') else {
+        return (0, 0, 0);
+    };
+    if let Some((major, minor)) = rest.split_once("beta") {
+        (2, digits(major), digits(minor))
+    } else if let Some((major, minor)) = rest.split_once("alpha") {
+        (1, digits(major), digits(minor))
+    } else {
+        (3, digits(rest), 0)
+    }
+}
+
+fn group(name: &str, versions: &[(String, Vec<std::sync::Arc<Resource>>)]) -> Value {
+    let entries: Vec<_> = versions
+        .iter()
+        .map(|(version, _)| json!({"groupVersion": api_version(name, version), "version": version}))
+        .collect();
+    json!({"name": name, "versions": entries, "preferredVersion": entries.first()})
+}
+
+/// The entries of a resource and its subresources in an `APIResourceList`.
+fn plain(resource: &std::sync::Arc<Resource>) -> Vec<Value> {
+    let mut entry = json!({
+        "name": resource.plural,
+        "singularName": resource.singular,
+        "namespaced": resource.namespaced,
+        "kind": resource.kind,
+        "verbs": VERBS,
+        "storageVersionHash": "",
+    });
+    if !resource.short_names.is_empty() {
+        entry["shortNames"] = json!(resource.short_names);
+    }
+    if !resource.categories.is_empty() {
+        entry["categories"] = json!(resource.categories);
+    }
+    let mut entries = vec![entry];
+    if resource.status {
+        entries.push(json!({
+            "name": format!("{}/status", resource.plural),
+            "singularName": "",
+            "namespaced": resource.namespaced,
+            "kind": resource.kind,
+            "verbs": SUBRESOURCE_VERBS,
+        }));
+    }
+    if resource.scale.is_some() {
+        entries.push(json!({
+            "name": format!("{}/scale", resource.plural),
+            "singularName": "",
+            "namespaced": resource.namespaced,
+            "group": "autoscaling",
+            "version": "v1",
+            "kind": "Scale",
+            "verbs": SUBRESOURCE_VERBS,
+        }));
+    }
+    entries
+}
+
+/// `APIGroupDiscoveryList`, of the core group or of all others.
+fn aggregate(groups: &Groups, core: bool) -> Value {
+    let chosen = groups.iter().filter(|(name, _)| name.is_empty() == core);
+    let items: Vec<_> = chosen
+        .map(|(name, versions)| {
+            let versions: Vec<_> = versions
+                .iter()
+                .map(|(version, resources)| {
+                    json!({
+                        "version": version,
+                        "freshness": "Current",
+                        "resources": resources.iter().map(aggregated).collect::<Vec<_>>(),
+                    })
+                })
+                .collect();
+            let metadata = if name.is_empty() {
+                json!({"creationTimestamp": null})
+            } else {
+                json!({"name": name, "creationTimestamp": null})
+            };
+            json!({"metadata": metadata, "versions": versions})
+        })
+        .collect();
+    json!({
+        "kind": "APIGroupDiscoveryList",
+        "apiVersion": "apidiscovery.k8s.io/v2",
+        "metadata": {},
+        "items": items,
+    })
+}
+
+fn aggregated(resource: &std::sync::Arc<Resource>) -> Value {
+    let scope = if resource.namespaced {
+        "Namespaced"
+    } else {
+        "Cluster"
+    };
+    let kind = |group: &str, version: &str, kind: &str| json!({"group": group, "version": version, "kind": kind});
+    let own = kind(&resource.group, &resource.version, &resource.kind);
+    let mut subresources = Vec::new();
+    if resource.status {
+        subresources.push(json!({
+            "subresource": "status", "responseKind": own, "verbs": SUBRESOURCE_VERBS,
+        }));
+    }
+    if resource.scale.is_some() {
+        subresources.push(json!({
+            "subresource": "scale",
+            "responseKind": kind("autoscaling", "v1", "Scale"),
+            "verbs": SUBRESOURCE_VERBS,
+        }));
+    }
+    let mut entry = json!({
+        "resource": resource.plural,
+        "responseKind": own,
+        "scope": scope,
+        "singularResource": resource.singular,
+        "verbs": VERBS,
+    });
+    if !resource.short_names.is_empty() {
+        entry["shortNames"] = json!(resource.short_names);
+    }
+    if !resource.categories.is_empty() {
+        entry["categories"] = json!(resource.categories);
+    }
+    if !subresources.is_empty() {
+        entry["subresources"] = json!(subresources);
+    }
+    entry
+}

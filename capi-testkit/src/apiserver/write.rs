@@ -1,0 +1,560 @@
+//! Create, update and patch: from a proposal to a stored object.
+//!
+//! Every write is a pure preparation on the object read before, and a commit that holds only if that
+//! object is still the newest.
+
+use std::sync::Arc;
+
+use http::StatusCode;
+use serde_json::Value;
+
+use super::{
+    ApiServer,
+    decode::{self, screen, to_stored, undecoded},
+    kinds::Resource,
+    metadata::{self, Birth, invalid},
+    output::in_version,
+    serve::{Answer, Ask},
+    status::{StatusError, Subject},
+    store::{Key, Object, Refused, Write},
+    strategy,
+};
+use crate::{
+    merge::{self, Shape, Writer},
+    schema::FieldError,
+};
+
+/// Tries of a write whose object moves below it; each try means that another write succeeded.
+const TRIES_MAX: u32 = 32;
+/// Tries of `generateName`, as in a real server.
+const NAME_TRIES_MAX: u32 = 8;
+
+/// Which part of an object a write may change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Endpoint {
+    Main,
+    Status,
+    /// `namespaces/{name}/finalize`: `spec.finalizers` alone.
+    Finalize,
+}
+
+impl Endpoint {
+    fn of(ask: &Ask) -> Self {
+        match ask.target.subresource.as_str() {
+            "status" => Self::Status,
+            "finalize" => Self::Finalize,
+            _ => Self::Main,
+        }
+    }
+}
+
+/// What a request wants to store.
+#[derive(Debug)]
+pub(crate) struct Proposal {
+    /// The whole object, in the version of the request.
+    pub(crate) object: Value,
+    pub(crate) warnings: Vec<String>,
+    /// Whether `managedFields` are settled already, by an apply.
+    pub(crate) applied: bool,
+}
+
+/// What came of a write.
+#[derive(Debug)]
+pub(crate) struct Written {
+    pub(crate) object: Arc<Object>,
+    pub(crate) created: bool,
+    pub(crate) warnings: Vec<String>,
+}
+
+impl Ask {
+    /// The resource and name as `Invalid` names them: by kind.
+    fn kind_subject<'a>(&'a self, name: &'a str) -> Subject<'a> {
+        Subject {
+            group: &self.resource.group,
+            resource: &self.resource.kind,
+            name,
+        }
+    }
+
+    fn answer(&self, written: Written) -> Result<Answer, StatusError> {
+        let body = self.shape.object(&self.resource, &written.object)?;
+        Ok(Answer {
+            code: if written.created {
+                StatusCode::CREATED
+            } else {
+                StatusCode::OK
+            },
+            warnings: written.warnings,
+            name: written.object.meta("name").map(str::to_owned),
+            ..Answer::json(body).of_type(self.shape.content_type())
+        })
+    }
+}
+
+impl ApiServer {
+    pub(super) async fn create(&self, ask: &Ask) -> Result<Answer, StatusError> {
+        if !ask.target.name.is_empty() {
+            return Err(StatusError::method_not_allowed());
+        }
+        let mut object = decode::body(ask)?;
+        let warnings = screen(ask, &mut object, |_, why| undecoded(&ask.resource, why))?;
+        let proposal = Proposal {
+            object,
+            warnings,
+            applied: false,
+        };
+        ask.answer(self.bear(ask, proposal).await?)
+    }
+
+    pub(super) async fn update(&self, ask: &Ask) -> Result<Answer, StatusError> {
+        let mut object = decode::body(ask)?;
+        let warnings = screen(ask, &mut object, |_, why| undecoded(&ask.resource, why))?;
+        check_address(ask, &mut object)?;
+        let written = self
+            .change(ask, |live| {
+                if live.is_none() && !ask.resource.allows_create_on_update() {
+                    return Err(StatusError::not_found(ask.subject()));
+                }
+                let unconditional = object["metadata"]["resourceVersion"]
+                    .as_str()
+                    .is_none_or(|version| version.is_empty() || version == "0");
+                if live.is_some() && unconditional && !ask.resource.allows_unconditional_update() {
+                    let error = invalid(
+                        "metadata.resourceVersion",
+                        &Value::from(0),
+                        "must be specified for an update",
+                    );
+                    let subject = ask.kind_subject(&ask.target.name);
+                    return Err(StatusError::invalid(subject, &[error]));
+                }
+                Ok(Proposal {
+                    object: object.clone(),
+                    warnings: warnings.clone(),
+                    applied: false,
+                })
+            })
+            .await?;
+        ask.answer(written)
+    }
+
+    pub(super) async fn patch(&self, ask: &Ask) -> Result<Answer, StatusError> {
+        let patch = super::patch::parse(ask)?;
+        let now = self.inner.clock.time();
+        let written = self
+            .change(ask, |live| patch.propose(ask, live, &now))
+            .await?;
+        ask.answer(written)
+    }
+
+    /// Changes the object that the request names, or creates it if the proposal stands without one.
+    pub(super) async fn change(
+        &self,
+        ask: &Ask,
+        propose: impl Fn(Option<&Object>) -> Result<Proposal, StatusError>,
+    ) -> Result<Written, StatusError> {
+        let key = ask.key();
+        for _ in 0..TRIES_MAX {
+            let live = self.inner.store.get(&ask.resource.collection, &key);
+            let proposal = propose(live.as_deref())?;
+            let Some(live) = live else {
+                match self.bear(ask, proposal).await {
+                    Err(error) if error.reason == "AlreadyExists" => continue,
+                    result => return result,
+                }
+            };
+            if let Some(written) = self.replace(ask, &key, &live, proposal)? {
+                return Ok(written);
+            }
+        }
+        Err(StatusError::modified(ask.subject()))
+    }
+
+    /// One try to store `proposal` in place of `live`; `None` if that moved meanwhile.
+    fn replace(
+        &self,
+        ask: &Ask,
+        key: &Key,
+        live: &Arc<Object>,
+        proposal: Proposal,
+    ) -> Result<Option<Written>, StatusError> {
+        let Proposal {
+            object,
+            warnings,
+            applied,
+        } = proposal;
+        let new = self.prepare_update(ask, live, object, applied)?;
+        let written = |object| {
+            Ok(Some(Written {
+                object,
+                created: false,
+                warnings,
+            }))
+        };
+        if new == *live.value() {
+            return written(live.clone());
+        }
+        if ask.dry_run {
+            return written(Arc::new(Object::unstored(new)));
+        }
+        let write = if strategy::is_finished(&ask.resource, &new) {
+            Write::Remove(new)
+        } else {
+            Write::Put(new)
+        };
+        match self.commit(&ask.resource, key, Some(live.revision()), write) {
+            Ok(object) => written(object),
+            Err(Refused::Moved | Refused::Exists) => Ok(None),
+        }
+    }
+
+    /// The object to store for a proposal to change `live`.
+    fn prepare_update(
+        &self,
+        ask: &Ask,
+        live: &Object,
+        mut object: Value,
+        applied: bool,
+    ) -> Result<Value, StatusError> {
+        let resource = &ask.resource;
+        let old = live.value();
+        let name = ask.target.name.as_str();
+        check_address(ask, &mut object)?;
+        check_preconditions(ask, &object, live)?;
+        if let Some(schema) = &resource.schema {
+            schema.fill_defaults(&mut object);
+        }
+        to_stored(resource, &mut object);
+        let mut new = endpoint_rules(Endpoint::of(ask), resource, object, old);
+        metadata::carry(&mut new, old);
+        new["metadata"]["resourceVersion"] = old["metadata"]["resourceVersion"].clone();
+        strategy::prepare_update(resource, &mut new, old);
+        if resource.counts_generation() && counts_as_new(resource, &new, old) {
+            let generation = old["metadata"]["generation"].as_i64().unwrap_or(0);
+            new["metadata"]["generation"] = (generation + 1).into();
+        }
+        if !applied {
+            let now = self.inner.clock.time();
+            new = merge::update(shape(resource), Some(old), new, &writer(ask, &now));
+        }
+        let mut errors = metadata::validate(&new, resource);
+        errors.extend(metadata::validate_update(&new, old));
+        errors.extend(strategy::validate(resource, &new, Some(old)));
+        self.check(ask, name, &new, Some(old), errors)?;
+        Ok(new)
+    }
+
+    /// Creates the proposed object.
+    async fn bear(&self, ask: &Ask, proposal: Proposal) -> Result<Written, StatusError> {
+        let Proposal {
+            mut object,
+            warnings,
+            applied,
+        } = proposal;
+        let resource = &ask.resource;
+        check_address(ask, &mut object)?;
+        if object["metadata"]["resourceVersion"]
+            .as_str()
+            .is_some_and(|version| !version.is_empty() && version != "0")
+        {
+            return Err(if applied {
+                StatusError::modified(ask.subject())
+            } else {
+                StatusError::unknown("resourceVersion should not be set on objects to be created")
+            });
+        }
+        if let Some(schema) = &resource.schema {
+            schema.fill_defaults(&mut object);
+        }
+        to_stored(resource, &mut object);
+        let given = object["metadata"]["name"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned();
+        let base = object["metadata"]["generateName"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned();
+        for _ in 0..NAME_TRIES_MAX {
+            let name = if given.is_empty() && !base.is_empty() {
+                self.inner.names.generate(&base)
+            } else {
+                given.clone()
+            };
+            self.check_namespace(ask, &name)?;
+            let new = self.prepare_create(ask, object.clone(), &name, applied)?;
+            match self.bring_in(ask, new, &name) {
+                Ok(object) => {
+                    return Ok(Written {
+                        object,
+                        created: true,
+                        warnings,
+                    });
+                }
+                Err(error) if given.is_empty() && error.reason == "AlreadyExists" => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let subject = Subject {
+            name: &base,
+            ..ask.subject()
+        };
+        Err(StatusError::already_exists(subject))
+    }
+
+    fn prepare_create(
+        &self,
+        ask: &Ask,
+        mut object: Value,
+        name: &str,
+        applied: bool,
+    ) -> Result<Value, StatusError> {
+        let resource = &ask.resource;
+        let now = self.inner.clock.time();
+        let birth = Birth {
+            name,
+            namespace: &ask.target.namespace,
+            uid: self.inner.names.uid(),
+            now: now.clone(),
+        };
+        metadata::stamp(&mut object, resource, &birth);
+        strategy::prepare_create(resource, &mut object, &now);
+        if !applied {
+            object = merge::update(shape(resource), None, object, &writer(ask, &now));
+        }
+        let mut errors = metadata::validate(&object, resource);
+        errors.extend(strategy::validate(resource, &object, None));
+        self.check(ask, name, &object, None, errors)?;
+        Ok(object)
+    }
+
+    fn bring_in(&self, ask: &Ask, object: Value, name: &str) -> Result<Arc<Object>, StatusError> {
+        let key = ask.resource.key(&ask.target.namespace, name);
+        let subject = Subject {
+            name,
+            ..ask.subject()
+        };
+        if ask.dry_run {
+            return match self.inner.store.get(&ask.resource.collection, &key) {
+                Some(_) => Err(StatusError::already_exists(subject)),
+                None => Ok(Arc::new(Object::unstored(object))),
+            };
+        }
+        self.commit(&ask.resource, &key, None, Write::Put(object))
+            .map_err(|_| StatusError::already_exists(subject))
+    }
+
+    /// Refuses an object with errors, its schema's included.
+    fn check(
+        &self,
+        ask: &Ask,
+        name: &str,
+        new: &Value,
+        old: Option<&Value>,
+        mut errors: Vec<FieldError>,
+    ) -> Result<(), StatusError> {
+        let resource = &ask.resource;
+        if let Some(schema) = &resource.schema {
+            let found = schema.validate(new, old);
+            if !resource.is_custom() {
+                // Built-in kinds are typed: what has the wrong type does not even decode.
+                if let Some(first) = found.first() {
+                    return Err(undecoded(resource, &first.to_string()));
+                }
+            }
+            errors.extend(found);
+        }
+        if errors.is_empty() {
+            return Ok(());
+        }
+        Err(StatusError::invalid(ask.kind_subject(name), &errors))
+    }
+
+    /// New objects need a namespace that exists and stays.
+    fn check_namespace(&self, ask: &Ask, name: &str) -> Result<(), StatusError> {
+        if !ask.resource.namespaced {
+            return Ok(());
+        }
+        let namespace = ask.target.namespace.as_str();
+        let key = Key {
+            namespace: String::new(),
+            name: namespace.to_owned(),
+        };
+        let Some(found) = self.inner.store.get("namespaces", &key) else {
+            let subject = Subject {
+                group: "",
+                resource: "namespaces",
+                name: namespace,
+            };
+            return Err(StatusError::not_found(subject));
+        };
+        if !found.is_deleting() {
+            return Ok(());
+        }
+        let why = format!(
+            "unable to create new content in namespace {namespace} because it is being terminated"
+        );
+        let cause = format!("namespace {namespace} is being terminated");
+        Err(StatusError::forbidden(
+            Subject {
+                name,
+                ..ask.subject()
+            },
+            &why,
+        )
+        .cause("NamespaceTerminating", cause, "metadata.namespace"))
+    }
+}
+
+pub(crate) fn shape(resource: &Resource) -> Shape<'_> {
+    match &resource.schema {
+        Some(schema) if resource.is_custom() => Shape::Structural(schema),
+        _ => Shape::BuiltIn {
+            group: &resource.group,
+            kind: &resource.kind,
+        },
+    }
+}
+
+pub(crate) fn writer<'a>(ask: &'a Ask, now: &'a str) -> Writer<'a> {
+    Writer {
+        manager: &ask.manager,
+        api_version: match ask.target.group.as_str() {
+            "" => &ask.target.version,
+            // Events of both groups are stored as core's.
+            "events.k8s.io" => "v1",
+            _ => &ask.resource.stored_as,
+        },
+        subresource: &ask.target.subresource,
+        now,
+    }
+}
+
+/// The name and namespace in the body must be those in the path, or missing.
+fn check_address(ask: &Ask, object: &mut Value) -> Result<(), StatusError> {
+    let target = &ask.target;
+    let metadata = metadata::of(object);
+    let text = |field: &str| {
+        metadata
+            .get(field)
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+    };
+    let (name, namespace) = (text("name").to_owned(), text("namespace").to_owned());
+    if !target.name.is_empty() {
+        if !name.is_empty() && name != target.name {
+            return Err(StatusError::bad_request(format!(
+                "the name of the object ({name}) does not match the name on the URL ({})",
+                target.name
+            )));
+        }
+        metadata.insert("name".to_owned(), target.name.as_str().into());
+    }
+    if ask.resource.namespaced {
+        if !namespace.is_empty() && namespace != target.namespace {
+            return Err(StatusError::bad_request(
+                "the namespace of the provided object does not match the namespace sent on the \
+                 request",
+            ));
+        }
+        metadata.insert("namespace".to_owned(), target.namespace.as_str().into());
+    }
+    Ok(())
+}
+
+/// The uid and the resource version that the proposal rests on.
+fn check_preconditions(ask: &Ask, new: &Value, live: &Object) -> Result<(), StatusError> {
+    let metadata = &new["metadata"];
+    let uid = metadata["uid"].as_str().unwrap_or_default();
+    if !uid.is_empty() && uid != live.uid() {
+        let why = format!(
+            "StorageError: invalid object, Code: 4, Key: {}, ResourceVersion: 0, \
+             AdditionalErrorMsg: Precondition failed: UID in precondition: {uid}, UID in object \
+             meta: {}",
+            registry_path(&ask.resource, &ask.key()),
+            live.uid()
+        );
+        return Err(StatusError::conflict(ask.subject(), &why));
+    }
+    let version = metadata["resourceVersion"].as_str().unwrap_or_default();
+    if !version.is_empty() && version != "0" && Some(version) != live.meta("resourceVersion") {
+        return Err(StatusError::modified(ask.subject()));
+    }
+    Ok(())
+}
+
+/// Where a real server would keep the object in etcd; only texts show it.
+fn registry_path(resource: &Resource, key: &Key) -> String {
+    let group = if resource.is_custom() {
+        format!("{}/", resource.group)
+    } else {
+        String::new()
+    };
+    let namespace = if key.namespace.is_empty() {
+        String::new()
+    } else {
+        format!("{}/", key.namespace)
+    };
+    format!(
+        "/registry/{group}{}/{namespace}{}",
+        resource.plural, key.name
+    )
+}
+
+/// What of the proposal the endpoint lets through.
+fn endpoint_rules(endpoint: Endpoint, resource: &Resource, object: Value, old: &Value) -> Value {
+    match endpoint {
+        Endpoint::Main if resource.status => {
+            let mut new = object;
+            take(&mut new, old, "status");
+            new
+        }
+        Endpoint::Main => object,
+        Endpoint::Status => {
+            let mut new = old.clone();
+            take(&mut new, &object, "status");
+            take(&mut new["metadata"], &object["metadata"], "managedFields");
+            if !resource.is_custom() && resource.kind == "Node" {
+                // Kubelets write labels and annotations along with the status.
+                for field in ["labels", "annotations"] {
+                    take(&mut new["metadata"], &object["metadata"], field);
+                }
+            }
+            new
+        }
+        Endpoint::Finalize => {
+            let mut new = old.clone();
+            take(&mut new["spec"], &object["spec"], "finalizers");
+            new
+        }
+    }
+}
+
+/// Makes `field` what it is in `from`, absence included.
+fn take(to: &mut Value, from: &Value, field: &str) {
+    match from.get(field) {
+        Some(value) => to[field] = value.clone(),
+        None => {
+            if let Some(map) = to.as_object_mut() {
+                map.remove(field);
+            }
+        }
+    }
+}
+
+/// Whether the change is one of those that the generation counts: everything but metadata and, where
+/// it is a subresource, status.
+fn counts_as_new(resource: &Resource, new: &Value, old: &Value) -> bool {
+    let counted = |name: &str| name != "metadata" && !(name == "status" && resource.status);
+    let fields = |object: &Value| -> Vec<(String, Value)> {
+        let map = object.as_object().into_iter().flatten();
+        map.filter(|(name, _)| counted(name))
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .collect()
+    };
+    fields(new) != fields(old)
+}
+
+/// The stored object in the version of the request, as patches see it.
+pub(crate) fn presented(ask: &Ask, live: &Object) -> Value {
+    in_version(&ask.resource, live.value()).into_owned()
+}
