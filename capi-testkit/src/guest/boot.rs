@@ -173,7 +173,7 @@ impl Guest {
             Ok(()) => {
                 self.print(
                     now,
-                    format!("kubelet: node {:?} is registered", join.node.name),
+                    &format!("kubelet: node {:?} is registered", join.node.name),
                 );
                 if !is_return {
                     self.become_member(now, &join);
@@ -183,7 +183,7 @@ impl Guest {
             }
             Err(refused) if refused.is_temporary() && now + self.pace.retry <= give_up => {
                 let until = now + self.pace.retry;
-                self.print(now, format!("kubeadm: {refused}; will try again"));
+                self.print(now, &format!("kubeadm: {refused}; will try again"));
                 self.stage = Stage::Kubeadm {
                     until,
                     give_up,
@@ -192,11 +192,11 @@ impl Guest {
             }
             Err(refused) if is_return => {
                 let why = format!("kubelet: {refused}");
-                self.print(now, why.clone());
+                self.print(now, &why);
                 events.push(Event::Failed(why));
             }
             Err(refused) => {
-                self.print(now, format!("kubeadm: error execution phase: {refused}"));
+                self.print(now, &format!("kubeadm: error execution phase: {refused}"));
                 self.exit_code = 1;
                 self.run_commands(now, &mut events);
             }
@@ -253,7 +253,7 @@ impl Guest {
 
     /// The kernel is up: find the seed, set up the network.
     fn start_system(&mut self, now: Duration, events: &mut Vec<Event>) {
-        self.print(now, format!("Linux version {}", self.image.kernel));
+        self.print(now, &format!("Linux version {}", self.image.kernel));
         if !self.image.cloud_init {
             self.cloud_init = CloudInit::NotInstalled;
             self.network = network::fallback(&self.hardware.nics);
@@ -268,8 +268,7 @@ impl Guest {
                 self.network = self.disk.network.clone().unwrap_or_default();
                 self.print(
                     now,
-                    "cloud-init: no datasource, using the configuration of the last boot"
-                        .to_owned(),
+                    "cloud-init: no datasource, using the configuration of the last boot",
                 );
                 self.return_to_cluster(now);
                 return;
@@ -290,41 +289,36 @@ impl Guest {
         };
         self.print(
             now,
-            format!(
+            &format!(
                 "cloud-init: datasource DataSourceNoCloud [seed={}], instance-id {}",
                 seed.device, seed.instance_id
             ),
         );
-        let network = match &seed.network_config {
-            Some(config) => network::configure(config, &self.hardware.nics),
-            None => Ok(network::fallback(&self.hardware.nics)),
-        };
-        match network {
-            Ok(network) => self.network = network,
-            Err(why) => {
-                self.fail(
-                    now,
-                    format!("cloud-init: failed to apply network config: {why}"),
-                    events,
-                );
-                return;
-            }
+        if let Err(why) = self.set_up_network(&seed, now) {
+            let why = format!("cloud-init: failed to apply network config: {why}");
+            self.fail(now, why, events);
+            return;
         }
-        self.print_network(now);
-        self.disk.network = Some(self.network.clone());
         if self.disk.instance_id.as_deref() == Some(&seed.instance_id) {
             self.cloud_init = match self.disk.outcome.clone() {
                 Some(Err(why)) => CloudInit::Failed(why),
                 Some(Ok(())) | None => CloudInit::Done,
             };
-            self.print(
-                now,
-                "cloud-init: this instance was set up before".to_owned(),
-            );
+            self.print(now, "cloud-init: this instance was set up before");
             self.return_to_cluster(now);
             return;
         }
         self.first_boot(seed, now, events);
+    }
+
+    fn set_up_network(&mut self, seed: &Seed, now: Duration) -> Result<(), String> {
+        self.network = match &seed.network_config {
+            Some(config) => network::configure(config, &self.hardware.nics)?,
+            None => network::fallback(&self.hardware.nics),
+        };
+        self.print_network(now);
+        self.disk.network = Some(self.network.clone());
+        Ok(())
     }
 
     /// cloud-init's modules that run once per instance.
@@ -337,7 +331,7 @@ impl Guest {
             }
         };
         for warning in &config.warnings {
-            self.print(now, format!("cloud-init: WARNING: {warning}"));
+            self.print(now, &format!("cloud-init: WARNING: {warning}"));
         }
         // A host name of user-data wins over that of meta-data.
         let hostname = config
@@ -348,7 +342,7 @@ impl Guest {
         if let Some(hostname) = hostname {
             self.print(
                 now,
-                format!("cloud-init: setting the hostname to {hostname}"),
+                &format!("cloud-init: setting the hostname to {hostname}"),
             );
             self.disk.hostname = Some(hostname);
         }
@@ -397,7 +391,7 @@ impl Guest {
         if !config.users.is_empty() {
             self.print(
                 now,
-                format!("cloud-init: users: {}", config.users.join(", ")),
+                &format!("cloud-init: users: {}", config.users.join(", ")),
             );
         }
         self.commands = shell::commands(&config.runcmd).into();
@@ -419,7 +413,7 @@ impl Guest {
                 Action::Kubeadm { init, config } => match self.kubeadm(init, &config) {
                     Ok(join) => {
                         let verb = if init { "init" } else { "join" };
-                        self.print(now, format!("kubeadm: {verb} on {}", join.endpoint));
+                        self.print(now, &format!("kubeadm: {verb} on {}", join.endpoint));
                         let until = now + self.pace.kubeadm;
                         self.stage = Stage::Kubeadm {
                             until,
@@ -429,14 +423,14 @@ impl Guest {
                         return;
                     }
                     Err(why) => {
-                        self.print(now, format!("kubeadm: {why}"));
+                        self.print(now, &format!("kubeadm: {why}"));
                         self.exit_code = 1;
                     }
                 },
                 Action::Write { path, text, append } => self.echo(now, &path, text, append),
                 Action::Exit(code) => self.exit_code = code,
                 Action::Other(name) => {
-                    self.print(now, format!("runcmd: {name}"));
+                    self.print(now, &format!("runcmd: {name}"));
                     self.exit_code = 0;
                 }
             }
@@ -462,7 +456,7 @@ impl Guest {
         };
         self.exit_code = u8::from(written.is_err());
         if let Err(full) = written {
-            self.print(now, format!("sh: {path}: {full}"));
+            self.print(now, &format!("sh: {path}: {full}"));
         }
     }
 
@@ -478,7 +472,7 @@ impl Guest {
         {
             self.print(
                 now,
-                format!("kubeadm: /etc/kubernetes/kubelet.conf: {full}"),
+                &format!("kubeadm: /etc/kubernetes/kubelet.conf: {full}"),
             );
         }
     }
@@ -495,14 +489,14 @@ impl Guest {
         }
         self.cloud_init = CloudInit::Done;
         self.record_outcome(now, Ok(()));
-        self.print(now, "cloud-init: finished".to_owned());
+        self.print(now, "cloud-init: finished");
         events.push(Event::Booted);
     }
 
     fn fail(&mut self, now: Duration, why: String, events: &mut Vec<Event>) {
         self.cloud_init = CloudInit::Failed(why.clone());
         self.record_outcome(now, Err(why.clone()));
-        self.print(now, why.clone());
+        self.print(now, &why);
         events.push(Event::Failed(why));
     }
 
@@ -521,7 +515,7 @@ impl Guest {
                     .write("/var/lib/cloud/instance/boot-finished", Bytes::new(), 0o644)
             });
         if let Err(full) = written {
-            self.print(now, format!("cloud-init: /var/lib/cloud: {full}"));
+            self.print(now, &format!("cloud-init: /var/lib/cloud: {full}"));
         }
         self.disk.outcome = Some(outcome);
     }
@@ -558,7 +552,7 @@ impl Guest {
             let carrier = if link { "" } else { " NO-CARRIER" };
             self.print(
                 now,
-                format!(
+                &format!(
                     "cloud-init: {} {} {shown}{carrier}",
                     interface.name, interface.mac
                 ),
@@ -566,7 +560,7 @@ impl Guest {
         }
     }
 
-    fn print(&mut self, now: Duration, line: String) {
+    fn print(&mut self, now: Duration, line: &str) {
         if self.console.len() == CONSOLE_LINES_MAX {
             self.console.pop_front();
         }

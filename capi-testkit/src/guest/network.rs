@@ -254,7 +254,7 @@ mod tests {
     }
 
     fn configured(text: &str) -> Result<Network, String> {
-        let config: Value = serde_saphyr::from_str(text).expect("test data is YAML");
+        let config: Value = serde_saphyr::from_str(text).map_err(|error| error.to_string())?;
         configure(&config, &nics())
     }
 

@@ -74,7 +74,7 @@ fn iso(label: &str, files: &[(&str, &str)], joliet: bool) -> Bytes {
 }
 
 fn record(name: &[u8], sector: usize, length: usize, folder: bool) -> Vec<u8> {
-    let padding = usize::from(name.len() % 2 == 0);
+    let padding = usize::from(name.len().is_multiple_of(2));
     let mut record = vec![0; 33 + name.len() + padding];
     record[0] = u8::try_from(record.len()).expect("a short name");
     let both = |number: usize| {

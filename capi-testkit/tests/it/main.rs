@@ -1,5 +1,5 @@
 //! Integration tests: one binary, modules mirror `src`.
+
 mod apiserver;
 mod guest;
-
 mod schema;
