@@ -3,6 +3,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::crds;
+use crate::api::{GROUP, VERSION};
 
 fn golden_file(name: &str) -> PathBuf {
     let plural = name.split('.').next().expect("a name has a first part");
@@ -50,28 +51,12 @@ fn visit(schema: &Value, path: &str, check: &mut dyn FnMut(&str, &Value)) {
     }
 }
 
-fn schemas() -> Vec<(String, Value)> {
-    crds()
-        .into_iter()
-        .map(|definition| {
-            let value = serde_json::to_value(&definition).unwrap();
-            let kind = value["spec"]["names"]["kind"].as_str().unwrap().to_owned();
-            (
-                kind,
-                value
-                    .pointer("/spec/versions/0/schema/openAPIV3Schema")
-                    .unwrap()
-                    .clone(),
-            )
-        })
-        .collect()
-}
-
 /// CRD-10: what Go tools would not generate is not there, and every schema says its type.
 #[test]
 fn schemas_are_structural_and_never_nullable() {
-    for (kind, schema) in schemas() {
-        visit(&schema, &kind, &mut |path, schema| {
+    for (definition, schema) in published() {
+        let kind = definition["spec"]["names"]["kind"].as_str().unwrap();
+        visit(&schema, kind, &mut |path, schema| {
             assert!(schema.get("nullable").is_none(), "{path} is nullable");
             assert!(
                 schema.get("anyOf").is_none() || is_int_or_string(schema),
@@ -99,4 +84,148 @@ fn schemas_are_structural_and_never_nullable() {
 
 fn is_int_or_string(schema: &Value) -> bool {
     schema["x-kubernetes-int-or-string"] == Value::Bool(true)
+}
+
+/// A definition as JSON, and the schema of its one version.
+fn published() -> Vec<(Value, Value)> {
+    crds()
+        .iter()
+        .map(|definition| {
+            let value = serde_json::to_value(definition).unwrap();
+            let schema = value
+                .pointer("/spec/versions/0/schema/openAPIV3Schema")
+                .cloned();
+            (value, schema.unwrap())
+        })
+        .collect()
+}
+
+/// CRD-01 to CRD-05, CRD-11, CRD-14: how core finds the kinds.
+#[test]
+fn definitions_are_found_by_core() {
+    let expected = [
+        ("proxmoxclusters", "ProxmoxCluster", None),
+        (
+            "proxmoxclustertemplates",
+            "ProxmoxClusterTemplate",
+            Some("pct"),
+        ),
+        ("proxmoxmachines", "ProxmoxMachine", Some("moxm")),
+        (
+            "proxmoxmachinetemplates",
+            "ProxmoxMachineTemplate",
+            Some("pmt"),
+        ),
+    ];
+    for ((definition, _), (plural, kind, short)) in published().iter().zip(expected) {
+        assert_eq!(definition["metadata"]["name"], format!("{plural}.{GROUP}"));
+        assert_eq!(definition["spec"]["group"], GROUP);
+        assert_eq!(definition["spec"]["scope"], "Namespaced");
+        let names = &definition["spec"]["names"];
+        assert_eq!(names["kind"], kind);
+        assert_eq!(names["listKind"], format!("{kind}List"));
+        assert_eq!(names["plural"], plural);
+        assert_eq!(names["shortNames"].get(0).and_then(Value::as_str), short);
+        assert_eq!(names["categories"][0], "cluster-api");
+        let labels = &definition["metadata"]["labels"];
+        for contract in ["v1beta1", "v1beta2"] {
+            assert_eq!(labels[format!("cluster.x-k8s.io/{contract}")], VERSION);
+        }
+        let version = &definition["spec"]["versions"][0];
+        assert_eq!(version["name"], VERSION);
+        assert_eq!(
+            (&version["served"], &version["storage"]),
+            (&true.into(), &true.into())
+        );
+        let columns = version["additionalPrinterColumns"].as_array().unwrap();
+        assert!(
+            columns.iter().any(|column| column["name"] == "Age"),
+            "{kind}"
+        );
+    }
+    assert_eq!(published().len(), expected.len());
+}
+
+/// CRD-08, CRD-10, CO-01, CO-03, IC-06, IM-07, AZ-01, AZ-02: status as core reads it.
+#[test]
+fn status_has_the_shape_of_the_contract() {
+    for (definition, schema) in published() {
+        let kind = definition["spec"]["names"]["kind"].as_str().unwrap();
+        let status = &schema["properties"]["status"];
+        let has_status = status.is_object();
+        assert_eq!(has_status, kind != "ProxmoxClusterTemplate", "{kind}");
+        let subresource = definition.pointer("/spec/versions/0/subresources/status");
+        assert_eq!(subresource.is_some(), has_status, "{kind}");
+        let fields = &status["properties"];
+        assert!(fields.get("v1beta2").is_none(), "{kind}");
+        if ["ProxmoxCluster", "ProxmoxMachine"].contains(&kind) {
+            assert_eq!(fields["initialization"]["minProperties"], 1, "{kind}");
+            let conditions = &fields["conditions"];
+            assert_eq!(conditions["maxItems"], 32, "{kind}");
+            assert_eq!(
+                conditions["x-kubernetes-list-map-keys"][0], "type",
+                "{kind}"
+            );
+            assert_eq!(
+                conditions["items"]["properties"]["reason"]["minLength"], 1,
+                "{kind}"
+            );
+        }
+    }
+    let schemas: Vec<Value> = published().into_iter().map(|(_, schema)| schema).collect();
+    let domains = &schemas[0]["properties"]["status"]["properties"]["failureDomains"];
+    assert_eq!(domains["x-kubernetes-list-map-keys"][0], "name");
+    assert_eq!(
+        schemas[0]["properties"]["spec"]["properties"]["controlPlaneEndpoint"]["minProperties"],
+        1
+    );
+    let machine = &schemas[2];
+    assert!(
+        machine
+            .pointer("/properties/spec/properties/failureDomain")
+            .is_none()
+    );
+    assert!(
+        machine
+            .pointer("/properties/status/properties/failureDomain")
+            .is_some()
+    );
+    let template = &schemas[3];
+    let node_info = template
+        .pointer("/properties/status/properties/nodeInfo")
+        .unwrap();
+    assert_eq!(node_info["minProperties"], 1);
+    assert_eq!(node_info["properties"]["architecture"]["enum"][0], "amd64");
+    assert!(
+        template
+            .pointer("/properties/status/properties/capacity")
+            .is_some()
+    );
+}
+
+/// ICT-01, IMT-01, CRD-09: a template has the spec of the object, and metadata that is not pruned.
+#[test]
+fn templates_have_the_spec_of_their_objects() {
+    let schemas: Vec<Value> = published().into_iter().map(|(_, schema)| schema).collect();
+    for (object, template) in [(&schemas[0], &schemas[1]), (&schemas[2], &schemas[3])] {
+        let resource = template
+            .pointer("/properties/spec/properties/template/properties")
+            .unwrap();
+        let plain = |spec: &Value| {
+            let mut spec = spec.clone();
+            let fields = spec.as_object_mut().unwrap();
+            // The rules differ on purpose, and so does the text.
+            fields.remove("x-kubernetes-validations");
+            fields.remove("description");
+            spec
+        };
+        assert_eq!(
+            plain(&resource["spec"]),
+            plain(&object["properties"]["spec"])
+        );
+        for field in ["labels", "annotations"] {
+            let schema = &resource["metadata"]["properties"][field];
+            assert_eq!(schema["additionalProperties"]["type"], "string", "{field}");
+        }
+    }
 }
