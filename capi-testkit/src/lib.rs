@@ -9,6 +9,7 @@
 //! * [`ipam`]: the in-cluster IPAM provider, simulated.
 //! * [`merge`]: field ownership and server-side apply.
 //! * [`schema`]: pruning, defaults and validation of custom resources.
+//! * [`sweep`]: one life, with every single thing that can go wrong.
 //! * [`workload`]: the workload clusters that booted machines make together.
 
 pub mod apiserver;
@@ -19,4 +20,5 @@ pub mod guest;
 pub mod ipam;
 pub mod merge;
 pub mod schema;
+pub mod sweep;
 pub mod workload;

@@ -6,7 +6,17 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`api`] | the custom resources and their definitions |
+//! | [`network`] | network devices on the hypervisor and interfaces in the guest |
+//! | [`placement`] | which template, which node, which number |
+//! | [`pool`] | address pools of a cluster, address claims of a machine |
+//! | [`property`] | lines of a VM's configuration, read and written |
+//! | [`seed`] | what the first boot reads: user data, meta-data, network, as an image |
 //! | [`pve`] | the client for the Proxmox VE API |
 
 pub mod api;
+pub mod network;
+pub mod placement;
+pub mod pool;
+pub mod property;
 pub mod pve;
+pub mod seed;

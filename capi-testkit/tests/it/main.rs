@@ -3,3 +3,4 @@
 mod apiserver;
 mod guest;
 mod schema;
+mod sweep;

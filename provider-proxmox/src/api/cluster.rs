@@ -1,3 +1,8 @@
+#![expect(
+    clippy::duplicated_attributes,
+    reason = "every print column has a name and a type"
+)]
+
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

@@ -15,16 +15,22 @@
 //!   left running behind its back can do no more harm than a dead process.
 //! - Only tokio's time is used, so everything works on a paused clock.
 
+mod kubernetes;
+mod weak;
+
 use std::collections::{BTreeMap, VecDeque};
-use std::fmt::{Display, Formatter};
+use std::fmt::{Debug, Display, Formatter};
 use std::future::{Future, pending};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use futures::stream::{self, Stream, StreamExt};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
+
+pub use self::weak::{without_preconditions, without_refresh};
 
 /// Calls kept in the trace. A whole life of a cluster in a sweep makes a few hundred; beyond this
 /// the oldest go, and [`Faults::trace_dropped`] says how many.
@@ -238,14 +244,26 @@ struct Shared {
     lag: watch::Sender<usize>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct State {
     life: u64,
     calls: u64,
+    calls_max: Option<u64>,
+    interrupts: BTreeMap<usize, Vec<BoxFuture<'static, ()>>>,
     mutations: usize,
     trace: VecDeque<Traced>,
     trace_dropped: u64,
     counts: BTreeMap<(&'static str, String), u64>,
+}
+
+impl Debug for State {
+    fn fmt(&self, out: &mut Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("State")
+            .field("life", &self.life)
+            .field("calls", &self.calls)
+            .field("mutations", &self.mutations)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Faults {
@@ -296,9 +314,12 @@ impl Faults {
         F: Future<Output = T> + Send + 'static,
         T: Send + 'static,
     {
-        let Some(fate) = self.meet(call) else {
+        let Some((fate, interrupts)) = self.meet(call) else {
             return pending().await;
         };
+        for interrupt in interrupts {
+            interrupt.await;
+        }
         match fate {
             Fate::Pass => Ok(future.await),
             Fate::Delay(time) => {
@@ -354,6 +375,30 @@ impl Faults {
     /// How many events each watch is behind.
     pub fn lag(&self) -> usize {
         *self.shared.lag.borrow()
+    }
+
+    /// Does something else first when the mutating call with this number is about to be made: the
+    /// world changes between the caller's last look and its act.
+    pub fn interrupt(&self, number: usize, act: impl Future<Output = ()> + Send + 'static) {
+        self.shared
+            .state
+            .lock()
+            .interrupts
+            .entry(number)
+            .or_default()
+            .push(Box::pin(act));
+    }
+
+    /// Lets no more than this many calls return, reads included: a caller that spins without ever
+    /// waiting would keep a paused clock from moving on. See [`Faults::is_exhausted`].
+    pub fn limit_calls(&self, calls_max: u64) {
+        self.shared.state.lock().calls_max = Some(calls_max);
+    }
+
+    /// Whether the limit of [`Faults::limit_calls`] was reached.
+    pub fn is_exhausted(&self) -> bool {
+        let state = self.shared.state.lock();
+        state.calls_max.is_some_and(|max| state.calls >= max)
     }
 
     /// Kills the current life: none of its calls gets through from now on.
@@ -419,9 +464,9 @@ impl Faults {
         }
     }
 
-    /// Records the call and draws its fate; `None` for a call of the dead.
-    fn meet(&self, call: Call) -> Option<Fate> {
-        if self.is_dead() {
+    /// Records the call and draws its fate; `None` for a call that never returns.
+    fn meet(&self, call: Call) -> Option<(Fate, Vec<BoxFuture<'static, ()>>)> {
+        if self.is_dead() || self.is_exhausted() {
             return None;
         }
         let mut state = self.shared.state.lock();
@@ -453,7 +498,8 @@ impl Faults {
             call,
             fate: fate.clone(),
         });
-        Some(fate)
+        let interrupts = number.and_then(|number| state.interrupts.remove(&number));
+        Some((fate, interrupts.unwrap_or_default()))
     }
 
     /// Whether a watch breaks after this event.
@@ -649,6 +695,31 @@ mod tests {
         assert_eq!(world.load(Ordering::SeqCst), 1);
         tokio::time::sleep(Duration::from_secs(4)).await;
         assert_eq!(world.load(Ordering::SeqCst), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_interrupt_comes_between_the_decision_and_the_call() {
+        let world = Arc::new(AtomicUsize::new(0));
+        let faults = Faults::none();
+        let theirs = Arc::clone(&world);
+        faults.interrupt(1, async move {
+            theirs.fetch_add(10, Ordering::SeqCst);
+        });
+        assert_eq!(bump(&faults, &world).await, Ok(1));
+        assert_eq!(bump(&faults, &world).await, Ok(12));
+        assert_eq!(bump(&faults, &world).await, Ok(13));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_caller_that_spins_is_stopped() {
+        let world = Arc::new(AtomicUsize::new(0));
+        let faults = Faults::none();
+        faults.limit_calls(2);
+        assert_eq!(bump(&faults, &world).await, Ok(1));
+        assert!(!faults.is_exhausted());
+        assert_eq!(bump(&faults, &world).await, Ok(2));
+        assert_eq!(bump(&faults, &world).now_or_never(), None);
+        assert!(faults.is_exhausted());
     }
 
     #[tokio::test(start_paused = true)]
