@@ -31,6 +31,22 @@ impl Token {
         Self(uuid::Uuid::new_v4().simple().to_string())
     }
 
+    /// The token that follows from these words, for owners on which none may be written: externally
+    /// managed infra clusters (EX-01). Equal words give an equal token, so they must name the owner
+    /// uniquely over all management clusters.
+    pub fn derived(words: &[&str]) -> Self {
+        use sha2::{Digest, Sha256};
+
+        let mut hash = Sha256::new();
+        for word in words {
+            // With its length, so that words cannot run into each other.
+            hash.update(word.len().to_be_bytes());
+            hash.update(word.as_bytes());
+        }
+        let digits = hash.finalize();
+        Self(digits.iter().take(16).map(|b| format!("{b:02x}")).collect())
+    }
+
     /// The digits.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -2,6 +2,7 @@
 
 mod client;
 mod engine;
+mod events;
 mod options;
 mod provider;
 mod telemetry;

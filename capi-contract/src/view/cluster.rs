@@ -7,7 +7,7 @@ use super::meta::{ObjectRef, slim_meta};
 use super::{CORE_GROUP, resource};
 
 /// `Cluster`, as far as providers read it.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
 pub struct ClusterView {
@@ -23,7 +23,7 @@ pub struct ClusterView {
 resource!(ClusterView, "Cluster", "clusters", CORE_GROUP);
 
 /// `Cluster.spec`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 #[non_exhaustive]
 pub struct ClusterSpec {
@@ -46,7 +46,7 @@ pub struct EndpointView {
 }
 
 /// `Cluster.status`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
 pub struct ClusterStatus {
@@ -55,7 +55,7 @@ pub struct ClusterStatus {
 }
 
 /// `Cluster.status.initialization`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 #[non_exhaustive]
 pub struct ClusterInitialization {

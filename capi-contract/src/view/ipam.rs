@@ -7,7 +7,7 @@ use super::meta::{ObjectRef, slim_meta};
 use super::{IPAM_GROUP, resource};
 
 /// `IPAddressClaim`, as far as providers read it.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
 pub struct AddressClaimView {
@@ -28,7 +28,7 @@ resource!(
 );
 
 /// `IPAddressClaim.spec`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 #[non_exhaustive]
 pub struct AddressClaimSpec {
@@ -39,7 +39,7 @@ pub struct AddressClaimSpec {
 }
 
 /// `IPAddressClaim.status`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 #[non_exhaustive]
 pub struct AddressClaimStatus {
@@ -59,7 +59,7 @@ pub struct LocalRef {
 }
 
 /// `IPAddress`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
 pub struct AddressView {
@@ -73,7 +73,7 @@ pub struct AddressView {
 resource!(AddressView, "IPAddress", "ipaddresses", IPAM_GROUP);
 
 /// `IPAddress.spec`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 #[non_exhaustive]
 pub struct AddressSpec {

@@ -7,7 +7,7 @@ use super::meta::{ObjectRef, slim_meta};
 use super::{CONTROL_PLANE_LABEL, CORE_GROUP, resource};
 
 /// `Machine`, as far as providers read it.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
 pub struct MachineView {
@@ -23,7 +23,7 @@ pub struct MachineView {
 resource!(MachineView, "Machine", "machines", CORE_GROUP);
 
 /// `Machine.spec`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 #[non_exhaustive]
 pub struct MachineSpec {
@@ -40,7 +40,7 @@ pub struct MachineSpec {
 }
 
 /// `Machine.spec.bootstrap`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 #[non_exhaustive]
 pub struct MachineBootstrap {
@@ -49,7 +49,7 @@ pub struct MachineBootstrap {
 }
 
 /// `Machine.status`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 #[non_exhaustive]
 pub struct MachineStatus {
@@ -69,7 +69,7 @@ pub struct NodeRef {
 }
 
 /// `Machine.status.initialization`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 #[non_exhaustive]
 pub struct MachineInitialization {

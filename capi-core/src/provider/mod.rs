@@ -1,12 +1,29 @@
 //! A provider: a connector, an InfraCluster and an InfraMachine, run together.
 
+mod children;
+mod cluster;
+mod machine;
+mod run;
+mod store;
+mod watch;
+mod world;
+
+use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
 
-use capi_contract::{Connect, Hook, InfraCluster, InfraMachine};
+use capi_contract::{Connect, External, Hook, InfraCluster, InfraMachine};
 use kube::Client;
+use parking_lot::Mutex;
 
+use self::children::Nursery;
+use self::cluster::Clusters;
+use self::machine::Machines;
+use self::run::Engine;
+use self::world::World;
+use crate::engine::{Driver, Sessions};
+use crate::events;
 use crate::options::Options;
 
 /// A provider that is being put together, then [run](Provider::run).
@@ -102,9 +119,9 @@ impl<C: Connect, IC, IM> Provider<C, IC, IM> {
 
 impl<C, IC, IM> Provider<C, IC, IM>
 where
-    C: Connect,
-    IC: InfraCluster<Session = C::Session>,
-    IM: InfraMachine<Session = C::Session, Cluster = <IC as InfraCluster>::Kind>,
+    C: Connect<Session = <IC as External>::Session>,
+    IC: InfraCluster,
+    IM: InfraMachine<Session = <IC as External>::Session, Cluster = <IC as InfraCluster>::Kind>,
 {
     /// Works until `shutdown` is ready, then lets the passes that are under way come to their end.
     ///
@@ -126,8 +143,72 @@ where
                 why: "at least one object must be worked on at once",
             });
         }
-        let _ = client;
-        shutdown.await;
-        Ok(())
+        let (engine, writer) = self.assemble(client);
+        tokio::select! {
+            () = engine.work(shutdown) => Ok(()),
+            // Neither of these ends.
+            () = engine.watch() => Ok(()),
+            () = writer.run() => Ok(()),
+        }
+    }
+
+    fn assemble(self, client: Client) -> (Engine<C, IC, IM>, events::Writer) {
+        let options = self.options;
+        let mut child_kinds = self.clusters.child_kinds().to_vec();
+        for kind in self.machines.child_kinds() {
+            if !child_kinds.contains(kind) {
+                child_kinds.push(kind.clone());
+            }
+        }
+        let world = Arc::new(World::new(&options.namespaces, &child_kinds));
+        let sessions = Arc::new(Sessions::new(
+            self.connector,
+            client.clone(),
+            options.clock.clone(),
+            options.call_timeout,
+        ));
+        let (recorder, writer) = events::recorder(
+            client.clone(),
+            options.clock.clone(),
+            options.telemetry.clone(),
+            options.manager.clone(),
+        );
+        let nursery = || Nursery {
+            world: Arc::clone(&world),
+            client: client.clone(),
+            manager: options.manager.clone(),
+            watch_filter: options.watch_filter.clone(),
+        };
+        let clusters = Clusters {
+            external: self.clusters,
+            nursery: nursery(),
+            recorder: recorder.clone(),
+            chosen: Mutex::new(HashMap::new()),
+        };
+        let machines = Machines {
+            external: self.machines,
+            nursery: nursery(),
+            recorder,
+        };
+        let engine = Engine {
+            clusters: Driver::new(
+                Arc::new(clusters),
+                client.clone(),
+                Arc::clone(&sessions),
+                self.hooks.clone(),
+                options.clone(),
+            ),
+            machines: Driver::new(
+                Arc::new(machines),
+                client.clone(),
+                sessions,
+                self.hooks,
+                options.clone(),
+            ),
+            world,
+            client,
+            options,
+        };
+        (engine, writer)
     }
 }

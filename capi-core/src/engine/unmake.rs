@@ -1,0 +1,153 @@
+//! Unmaking a thing: needs the claim and nearly nothing else (R7).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use capi_contract::condition::reason;
+use capi_contract::{Connect, Depth, External, Ledger, Lookup, Moment, Step, Teardown};
+
+use super::act::{Done, create_unanswered};
+use super::decide::{Aim, Decision, Sight, decide};
+use super::drive::Pass;
+use super::hooks::Answer;
+use super::kind::{Kind, Leave, News, SessionOf};
+use super::make::Course;
+use super::outcome::{Notice, Outcome, Stop};
+
+impl<K: Kind, C: Connect<Session = SessionOf<K>>> Pass<'_, K, C> {
+    /// One pass over an object that is being deleted.
+    pub(super) async fn leave(&mut self) -> Result<Outcome, Stop> {
+        let kind = Arc::clone(&self.driver.kind);
+        if !self.has_finalizer() {
+            return Ok(Outcome::Ignored);
+        }
+        match kind.leave(&self.subject) {
+            Leave::Ignore => Ok(Outcome::Ignored),
+            Leave::Paused(message) => Ok(Outcome::Paused(message)),
+            Leave::Wait(notice) => Ok(Outcome::Deleting(notice)),
+            Leave::Open => {
+                self.load_ledger()?;
+                if kind.external().nothing_outside() {
+                    return self.release("nothing was made outside Kubernetes").await;
+                }
+                self.say_goodbye().await?;
+                self.unmake().await
+            }
+        }
+    }
+
+    /// Shows that the deletion has begun, before calls that may take long (CO-06).
+    async fn say_goodbye(&mut self) -> Result<(), Stop> {
+        let shown = self.condition_status(capi_contract::condition::DELETING);
+        if shown.as_deref() == Some("True") {
+            return Ok(());
+        }
+        let notice = Notice::new(reason::DELETING, "teardown begins", Duration::ZERO);
+        self.publish_now(&Outcome::Deleting(notice)).await
+    }
+
+    async fn unmake(&mut self) -> Result<Outcome, Stop> {
+        let session = self.connect().await?;
+        if self.ledger.is_none() {
+            match self.recover(&session).await? {
+                Some(claim) => {
+                    let identity = self.driver.kind.identity(&self.subject);
+                    self.ledger = Some(Ledger::new(claim, identity));
+                }
+                None => return self.release("nothing was found on the backend").await,
+            }
+        }
+        if !self.visit.teardown_begun {
+            if let Answer::Hold(notice) = self.ask_hooks(Moment::BeforeTeardown).await? {
+                return Ok(Outcome::Deleting(notice));
+            }
+            self.visit.teardown_begun = true;
+        }
+        if let Some(notice) = self.follow(&session).await? {
+            return Ok(Outcome::Deleting(notice));
+        }
+        let mut course = Course::default();
+        loop {
+            let lookup = self.look(&session, Depth::Thing).await?;
+            if let Some(outcome) = self.retreat(&session, lookup, &mut course).await? {
+                return Ok(outcome);
+            }
+        }
+    }
+
+    async fn retreat(
+        &mut self,
+        session: &SessionOf<K>,
+        lookup: Lookup<<K::External as External>::Seen>,
+        course: &mut Course,
+    ) -> Result<Option<Outcome>, Stop> {
+        let situation = self.situation(Sight::from(&lookup), Depth::Thing, Aim::Delete);
+        let decision = decide(situation);
+        tracing::trace!(object = %self.name, ?situation, ?decision, "decided");
+        match (decision, lookup) {
+            (Decision::AwaitCreate(rest), _) => {
+                Ok(Some(Outcome::Deleting(create_unanswered(rest))))
+            }
+            (_, Lookup::Unsettled(waiting)) => Ok(Some(Outcome::Deleting(waiting.into()))),
+            (_, Lookup::Absent) => self.release("it is gone").await.map(Some),
+            (_, Lookup::Foreign(by)) => {
+                if self.is_proven() {
+                    let message =
+                        format!("what was made is not ours any more and is left alone: {by}");
+                    let news = News {
+                        warning: true,
+                        reason: "Foreign",
+                        message: &message,
+                    };
+                    self.driver.kind.announce(&self.subject.object, news);
+                }
+                self.release("its place is taken by another")
+                    .await
+                    .map(Some)
+            }
+            (_, Lookup::Ours(seen)) => {
+                self.visit.saw_ours();
+                let external = self.driver.kind.external();
+                let plan = external.plan_teardown(&self.known()?.claim, &seen);
+                drop(seen);
+                match plan {
+                    Teardown::Wait(waiting) => Ok(Some(Outcome::Deleting(waiting.into()))),
+                    Teardown::Release => self.release("it is left as it is").await.map(Some),
+                    Teardown::Apply(step) => {
+                        if let Some(notice) = course.step(step.name()) {
+                            return Ok(Some(Outcome::Deleting(notice)));
+                        }
+                        match self.carry_out(session, &step, None).await? {
+                            Done::Finished => Ok(None),
+                            Done::Wait(notice) => Ok(Some(Outcome::Deleting(notice))),
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Lets the object go.
+    async fn release(&mut self, why: &'static str) -> Result<Outcome, Stop> {
+        // A hook may delay the finalizer no longer than its deadline.
+        match self.ask_hooks(Moment::Gone).await {
+            Ok(Answer::Proceed) => {}
+            Ok(Answer::Hold(notice)) => {
+                tracing::info!(object = %self.name, message = %notice.message, "hook ignored");
+            }
+            Err(failure) => {
+                tracing::warn!(object = %self.name, message = %failure.message, "hook ignored");
+            }
+        }
+        let kind = Arc::clone(&self.driver.kind);
+        kind.release(&self.subject).await?;
+        let news = News {
+            warning: false,
+            reason: "Deleted",
+            message: why,
+        };
+        self.drop_finalizer().await?;
+        kind.announce(&self.subject.object, news);
+        Ok(Outcome::Released)
+    }
+}
