@@ -149,6 +149,7 @@ fn patched(ask: &Ask, mut object: Value) -> Result<Proposal, StatusError> {
 fn refusal(ask: &Ask, error: &ApplyError) -> StatusError {
     match error {
         ApplyError::BadRequest(message) => StatusError::bad_request(message.as_str()),
+        ApplyError::Untyped(message) => StatusError::unexplained(message.as_str()),
         ApplyError::Conflicts(_) => {
             let refused = StatusError::apply_conflict(ask.subject(), error.to_string());
             error.causes().iter().fold(refused, |refused, cause| {

@@ -261,6 +261,11 @@ impl StatusError {
             )
     }
 
+    /// An error that a real server passes on without saying of what kind it is.
+    pub(crate) fn unexplained(message: impl Into<String>) -> Self {
+        Self::new(500, "", message)
+    }
+
     pub(crate) fn internal(message: impl fmt::Display) -> Self {
         Self::new(
             500,

@@ -20,7 +20,7 @@ use super::{
     strategy,
 };
 use crate::{
-    merge::{self, Shape, Writer},
+    merge::{self, STATUS_RESETS, Shape, Writer},
     schema::FieldError,
 };
 
@@ -425,7 +425,18 @@ pub(crate) fn writer<'a>(ask: &'a Ask, now: &'a str) -> Writer<'a> {
             _ => &ask.resource.stored_as,
         },
         subresource: &ask.target.subresource,
+        resets: resets(&ask.resource, Endpoint::of(ask)),
         now,
+    }
+}
+
+/// The top-level fields that an endpoint takes no change to, and so gives nobody.
+fn resets(resource: &Resource, endpoint: Endpoint) -> &'static [&'static str] {
+    match endpoint {
+        Endpoint::Main if resource.status => &["status"],
+        Endpoint::Status if resource.is_custom() => STATUS_RESETS,
+        Endpoint::Status => &["spec"],
+        Endpoint::Main | Endpoint::Finalize => &[],
     }
 }
 

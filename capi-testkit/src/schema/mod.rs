@@ -27,7 +27,7 @@ mod validate;
 use serde_json::Value;
 
 pub use self::field::{FieldError, FieldErrorKind, invalid_message};
-use self::node::Node;
+pub(crate) use self::node::{Additional, Kind, ListType, Node};
 
 /// A compiled structural schema of one version of a custom resource.
 ///

@@ -2,5 +2,6 @@
 
 mod apiserver;
 mod guest;
+mod merge;
 mod schema;
 mod sweep;
