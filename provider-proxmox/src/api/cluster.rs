@@ -99,10 +99,10 @@ pub struct ProxmoxClusterSpec {
     /// Addresses and name servers of further deployment zones. A machine picks one with
     /// network.zone.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(extend(
-        "x-kubernetes-list-type" = "map",
-        "x-kubernetes-list-map-keys" = ["zone"]
-    ))]
+    #[schemars(
+        length(max = 100),
+        extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["zone"])
+    )]
     pub zone_config: Vec<ZoneConfig>,
 
     /// Values that ClusterClass patches read. The controller itself does not use them.
@@ -203,10 +203,10 @@ pub struct ZoneConfig {
 pub struct CloneSpec {
     /// Machine specs by type of machine.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(extend(
-        "x-kubernetes-list-type" = "map",
-        "x-kubernetes-list-map-keys" = ["machineType"]
-    ))]
+    #[schemars(
+        length(max = 32),
+        extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["machineType"])
+    )]
     pub machine_spec: Vec<MachineClass>,
 
     /// SSH keys for the machines.
@@ -310,5 +310,79 @@ impl ProxmoxClusterSpec {
     pub fn zones(&self) -> impl Iterator<Item = &str> {
         let further = self.zone_config.iter().map(|config| config.zone.as_str());
         std::iter::once(DEFAULT_ZONE).chain(further.filter(|zone| *zone != DEFAULT_ZONE))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    fn config(gateway: &str) -> IpConfig {
+        IpConfig {
+            gateway: gateway.to_owned(),
+            ..IpConfig::default()
+        }
+    }
+
+    #[rstest]
+    #[case::whole(Some("10.0.0.4"), Some(6443), Some(("10.0.0.4", 6443)))]
+    #[case::no_port(Some("10.0.0.4"), None, None)]
+    #[case::no_host(None, Some(6443), None)]
+    #[case::empty_host(Some(""), Some(6443), None)]
+    #[case::port_zero(Some("10.0.0.4"), Some(0), None)]
+    #[case::port_beyond(Some("10.0.0.4"), Some(65536), None)]
+    fn half_an_endpoint_is_none(
+        #[case] host: Option<&str>,
+        #[case] port: Option<i64>,
+        #[case] expected: Option<(&str, u16)>,
+    ) {
+        let endpoint = ApiEndpoint {
+            host: host.map(str::to_owned),
+            port,
+        };
+        let spec = ProxmoxClusterSpec {
+            control_plane_endpoint: Some(endpoint),
+            ..ProxmoxClusterSpec::default()
+        };
+        assert_eq!(spec.endpoint(), expected);
+    }
+
+    #[test]
+    fn memory_is_promised_once_unless_the_hints_say_otherwise() {
+        let spec = |memory_adjustment| ProxmoxClusterSpec {
+            scheduler_hints: Some(SchedulerHints { memory_adjustment }),
+            ..ProxmoxClusterSpec::default()
+        };
+        assert_eq!(ProxmoxClusterSpec::default().memory_adjustment(), 100);
+        assert_eq!(spec(None).memory_adjustment(), 100);
+        assert_eq!(spec(Some(0)).memory_adjustment(), 0);
+        assert_eq!(spec(Some(150)).memory_adjustment(), 150);
+        assert_eq!(spec(Some(-1)).memory_adjustment(), 0);
+    }
+
+    #[test]
+    fn the_default_zone_is_the_cluster_unless_it_is_described() {
+        let zone = |name: &str, gateway| ZoneConfig {
+            zone: name.to_owned(),
+            ipv4_config: Some(config(gateway)),
+            ..ZoneConfig::default()
+        };
+        let mut spec = ProxmoxClusterSpec {
+            ipv4_config: Some(config("10.0.0.1")),
+            zone_config: vec![zone("west", "10.1.0.1")],
+            ..ProxmoxClusterSpec::default()
+        };
+        let gateway = |spec: &ProxmoxClusterSpec, name: &str| {
+            spec.zone(name)
+                .and_then(|zone| Some(zone.ipv4?.gateway.clone()))
+        };
+        assert_eq!(gateway(&spec, "default").as_deref(), Some("10.0.0.1"));
+        assert_eq!(gateway(&spec, "west").as_deref(), Some("10.1.0.1"));
+        assert_eq!(gateway(&spec, "east"), None);
+        spec.zone_config.push(zone("default", "10.2.0.1"));
+        assert_eq!(gateway(&spec, "default").as_deref(), Some("10.2.0.1"));
+        assert_eq!(spec.zones().collect::<Vec<_>>(), ["default", "west"]);
     }
 }

@@ -361,3 +361,52 @@ impl ProxmoxMachineSpec {
             .unwrap_or(false)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_template_is_named_in_one_way_and_wholly() {
+        let node = || Some("pve1".to_owned());
+        let selector = || Some(TemplateSelector::default());
+        let spec = |source_node, template_id, template_selector| ProxmoxMachineSpec {
+            source_node,
+            template_id,
+            template_selector,
+            ..ProxmoxMachineSpec::default()
+        };
+        let by_id = spec(node(), Some(9000), None);
+        let expected = TemplateSource::Id {
+            node: "pve1",
+            vmid: 9000,
+        };
+        assert_eq!(by_id.template(), Some(expected));
+        let by_tags = spec(None, None, selector());
+        assert!(matches!(by_tags.template(), Some(TemplateSource::Tags(_))));
+        for spec in [
+            spec(None, None, None),
+            spec(node(), None, None),
+            spec(None, Some(9000), None),
+            spec(node(), Some(9000), selector()),
+        ] {
+            assert_eq!(spec.template(), None);
+        }
+    }
+
+    #[test]
+    fn without_an_agent_cloud_init_cannot_be_asked() {
+        let spec = |skip_cloud_init_status, skip_qemu_guest_agent| ProxmoxMachineSpec {
+            checks: Some(Checks {
+                skip_cloud_init_status,
+                skip_qemu_guest_agent,
+            }),
+            ..ProxmoxMachineSpec::default()
+        };
+        let checks = |spec: &ProxmoxMachineSpec| (spec.checks_agent(), spec.checks_cloud_init());
+        assert_eq!(checks(&ProxmoxMachineSpec::default()), (true, true));
+        assert_eq!(checks(&spec(None, None)), (true, true));
+        assert_eq!(checks(&spec(Some(true), None)), (true, false));
+        assert_eq!(checks(&spec(Some(false), Some(true))), (false, false));
+    }
+}

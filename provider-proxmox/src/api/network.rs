@@ -24,10 +24,10 @@ pub struct NetworkSpec {
 
     /// Virtual routing and forwarding devices in the guest.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(extend(
-        "x-kubernetes-list-type" = "map",
-        "x-kubernetes-list-map-keys" = ["name"]
-    ))]
+    #[schemars(
+        length(max = 32),
+        extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"])
+    )]
     pub vrfs: Vec<VrfDevice>,
 }
 
@@ -79,7 +79,7 @@ pub struct NetworkDevice {
 
     /// Further pools; the device gets one address from each.
     #[serde(default, rename = "ipPoolRef", skip_serializing_if = "Vec::is_empty")]
-    #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
+    #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "atomic"))]
     pub ip_pool_ref: Vec<PoolRef>,
 
     /// Name servers of this device; the cluster's or zone's when empty.
@@ -89,12 +89,12 @@ pub struct NetworkDevice {
 
     /// Routes through this device.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(min = 1), extend("x-kubernetes-list-type" = "atomic"))]
+    #[schemars(length(min = 1, max = 256), extend("x-kubernetes-list-type" = "atomic"))]
     pub routes: Vec<Route>,
 
     /// Rules that choose a routing table.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(min = 1), extend("x-kubernetes-list-type" = "atomic"))]
+    #[schemars(length(min = 1, max = 256), extend("x-kubernetes-list-type" = "atomic"))]
     pub routing_policy: Vec<RoutingPolicy>,
 
     /// MTU that the guest sets on its interface.
@@ -270,12 +270,12 @@ pub struct VrfDevice {
 
     /// Routes in its table.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(min = 1), extend("x-kubernetes-list-type" = "atomic"))]
+    #[schemars(length(min = 1, max = 256), extend("x-kubernetes-list-type" = "atomic"))]
     pub routes: Vec<Route>,
 
     /// Rules that choose its table.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(min = 1), extend("x-kubernetes-list-type" = "atomic"))]
+    #[schemars(length(min = 1, max = 256), extend("x-kubernetes-list-type" = "atomic"))]
     pub routing_policy: Vec<RoutingPolicy>,
 }
 

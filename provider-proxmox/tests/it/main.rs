@@ -1,3 +1,4 @@
 //! Integration tests: one binary, modules mirror `src`.
 
 mod api;
+mod seed;

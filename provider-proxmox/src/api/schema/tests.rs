@@ -229,3 +229,40 @@ fn templates_have_the_spec_of_their_objects() {
         }
     }
 }
+
+/// What one evaluation of a rule may cost, in the units of the server: more than any rule here.
+const RULE_COST: u64 = 20;
+
+/// What a server allows one rule to cost over all places where it may be evaluated.
+///
+/// Source: Kubernetes documentation, "Resource use by validation functions".
+const RULE_COST_MAX: u64 = 10_000_000;
+
+/// A real server estimates the cost of a rule from the limits of the lists around it, and refuses
+/// the whole definition if one of them has none.
+#[test]
+fn rules_are_cheap_enough_for_a_real_server() {
+    fn walk(schema: &Value, path: &str, times: Option<u64>, rules: &mut usize) {
+        if let Some(present) = schema["x-kubernetes-validations"].as_array() {
+            *rules += present.len();
+            let times = times.unwrap_or_else(|| panic!("{path} lies in a list without a limit"));
+            assert!(
+                times * RULE_COST <= RULE_COST_MAX,
+                "{path}: evaluated {times} times"
+            );
+        }
+        for (name, property) in schema["properties"].as_object().into_iter().flatten() {
+            walk(property, &format!("{path}.{name}"), times, rules);
+        }
+        if schema["items"].is_object() {
+            let limit = schema["maxItems"].as_u64();
+            let times = times.zip(limit).map(|(times, limit)| times * limit);
+            walk(&schema["items"], &format!("{path}[]"), times, rules);
+        }
+    }
+    let mut rules = 0;
+    for (_, schema) in published() {
+        walk(&schema, "", Some(1), &mut rules);
+    }
+    assert!(rules > 40, "only {rules} rules were looked at");
+}
