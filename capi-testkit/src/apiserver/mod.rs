@@ -14,6 +14,7 @@
 //! run as a task there, as the real controller manager does beside the real server.
 
 mod audit;
+mod authority;
 mod builtin;
 mod clock;
 mod collector;
@@ -39,6 +40,7 @@ mod store;
 mod strategic;
 mod strategy;
 mod table;
+mod tls;
 mod watch;
 mod write;
 
@@ -51,6 +53,7 @@ use serde_json::{Value, json};
 pub use self::audit::{Audit, AuditRecord};
 pub use self::hold::Hold;
 pub use self::status::StatusError;
+pub use self::tls::{TlsError, TlsFace};
 use self::{
     clock::Clock,
     collector::Collector,
@@ -166,16 +169,15 @@ impl ApiServer {
     /// [`kube::Client`] puts its worker.
     #[must_use]
     pub fn client(&self, actor: &str) -> kube::Client {
-        memory::client(self, actor, None)
+        memory::client(self, actor)
     }
 
     /// As [`ApiServer::client`], with `faults` between the client and the server.
     ///
-    /// A lost connection shows as an error of the transport, other faults as a `Status`. The port of
-    /// the calls is `kubernetes`, their target `machines/default/a/status`.
+    /// This is [`Faults::kubernetes`] around it.
     #[must_use]
     pub fn client_with(&self, actor: &str, faults: &Faults) -> kube::Client {
-        memory::client(self, actor, Some(faults.clone()))
+        faults.kubernetes(self.client(actor), actor)
     }
 
     /// Creates or replaces definitions (of any type that serializes to a

@@ -1,10 +1,16 @@
 //! From a request to its answer: routing, negotiation, audit.
 
-use std::sync::Arc;
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
 
 use bytes::Bytes;
-use futures::stream::BoxStream;
+use futures::{StreamExt, stream::BoxStream};
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header, request::Parts};
+use http_body::{Body, Frame, SizeHint};
 
 use super::{
     ApiServer, AuditRecord,
@@ -54,10 +60,49 @@ pub(crate) struct Answer {
     pub(crate) name: Option<String>,
 }
 
+/// The body of an answer: whole, or the lines of a watch.
 pub(crate) enum AnswerBody {
-    Whole(Bytes),
-    /// Lines of a watch.
+    Whole(Option<Bytes>),
     Stream(BoxStream<'static, Bytes>),
+}
+
+impl AnswerBody {
+    /// Ends a watch when `stop` is ready; whole answers are finished.
+    pub(crate) fn until(self, stop: impl Future<Output = ()> + Send + 'static) -> Self {
+        match self {
+            Self::Whole(bytes) => Self::Whole(bytes),
+            Self::Stream(lines) => Self::Stream(lines.take_until(Box::pin(stop)).boxed()),
+        }
+    }
+}
+
+impl Body for AnswerBody {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let next = match self.get_mut() {
+            Self::Whole(bytes) => Poll::Ready(bytes.take()),
+            Self::Stream(lines) => lines.poll_next_unpin(context),
+        };
+        next.map(|bytes| bytes.map(|bytes| Ok(Frame::data(bytes))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(self, Self::Whole(None))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Whole(bytes) => {
+                SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
+            }
+            Self::Stream(_) => SizeHint::default(),
+        }
+    }
 }
 
 impl Answer {
@@ -65,7 +110,7 @@ impl Answer {
         Self {
             code: StatusCode::OK,
             content_type: "application/json",
-            body: AnswerBody::Whole(body),
+            body: AnswerBody::Whole(Some(body)),
             warnings: Vec::new(),
             name: None,
         }
@@ -74,7 +119,7 @@ impl Answer {
     fn error(error: &StatusError, yaml: bool) -> Self {
         let code = StatusCode::from_u16(error.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         if error.plain {
-            let body = AnswerBody::Whole(Bytes::from(error.message.clone()));
+            let body = AnswerBody::Whole(Some(Bytes::from(error.message.clone())));
             let content_type = "text/plain; charset=utf-8";
             return Self {
                 code,
@@ -140,17 +185,11 @@ impl ApiServer {
         response(answer)
     }
 
-    /// Records and answers a request that cannot be served at all.
-    pub(crate) fn refuse(
-        &self,
-        caller: &Caller,
-        parts: &Parts,
-        error: &StatusError,
-    ) -> Response<AnswerBody> {
+    /// Records a request that is refused before it is read.
+    pub(crate) fn record_refused(&self, caller: &Caller, parts: &Parts, error: &StatusError) {
         let mut record = self.record(caller, parts, &Query::default());
         record.code = error.code;
         self.inner.audit.push(record);
-        refusal(error)
     }
 
     fn record(&self, caller: &Caller, parts: &Parts, query: &Query) -> AuditRecord {

@@ -185,16 +185,6 @@ impl StatusError {
         Self::new(413, "RequestEntityTooLarge", message)
     }
 
-    /// An answer that no server gave.
-    pub(crate) fn injected(code: u16, reason: &'static str, why: impl fmt::Display) -> Self {
-        Self::new(code, reason, why.to_string())
-    }
-
-    pub(crate) fn retry_after(mut self, seconds: u32) -> Self {
-        self.details.get_or_insert_default().retry_after_seconds = seconds;
-        self
-    }
-
     /// Options of a request that do not go together; the message names the field.
     pub(crate) fn invalid_options(message: impl Into<String>) -> Self {
         Self::new(422, "Invalid", message)

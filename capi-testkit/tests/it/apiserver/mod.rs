@@ -2,6 +2,7 @@
 
 mod lifecycle;
 mod raw;
+mod secure;
 mod watching;
 
 use capi_testkit::apiserver::ApiServer;
