@@ -183,7 +183,7 @@ impl Attempt<'_> {
 
         // What this applier never owned comes back too.
         let gone = all.difference(&set_of(&pruned)?).intersection(&last);
-        Ok(combine::without(root, merged, &gone))
+        Ok(combine::without_and_clean(root, merged, &gone))
     }
 
     /// Conflicts on fields that client-side apply left exactly as they are are none.

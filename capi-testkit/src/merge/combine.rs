@@ -114,18 +114,25 @@ fn merged_lists(place: Place<'_>, live: &[Value], applied: &[Value]) -> Result<V
     Ok(Value::Array(out))
 }
 
-/// `value` without the fields of a set.
-///
-/// A container that loses all its content goes too: the real server stores null for it, and drops
-/// that null when it reads the object again, the answer to the request included.
+/// `value` without the fields of a set. A container that loses all its content becomes null.
 pub(crate) fn without(place: Place<'_>, value: &Value, gone: &FieldSet) -> Value {
-    if gone.is_empty() {
-        return value.clone();
+    Removal {
+        emptied: Some(Value::Null),
     }
-    match remove(place, value, &|element| gone.child(element)) {
-        Rest::Something(rest) => rest,
-        Rest::Gone | Rest::Emptied => Value::Null,
-    }
+    .from(place, value, gone)
+}
+
+/// `value` without the fields of a set, and without containers that lost all their content.
+///
+/// The real server stores null for those, and drops that null when it reads the object again, which
+/// it does before it answers.
+pub(crate) fn without_and_clean(place: Place<'_>, value: &Value, gone: &FieldSet) -> Value {
+    Removal { emptied: None }.from(place, value, gone)
+}
+
+struct Removal {
+    /// What stands for a container that lost its content, if anything does.
+    emptied: Option<Value>,
 }
 
 /// What is left of a value.
@@ -136,57 +143,77 @@ enum Rest {
     Gone,
 }
 
-fn remove<'s>(place: Place<'_>, value: &Value, gone: &dyn Fn(&str) -> Option<Child<'s>>) -> Rest {
-    match (value, place.treatment(value)) {
-        (Value::Object(fields), Treatment::Granular) => {
-            let mut out = Map::new();
-            let mut emptied = true;
-            for (name, value) in fields {
-                let place = place.field(name).place;
-                match remove_child(place, value, gone(&element::field(name))) {
-                    Rest::Something(rest) => {
-                        emptied = false;
-                        out.insert(name.clone(), rest);
-                    }
-                    Rest::Emptied => emptied = false,
-                    Rest::Gone => {}
-                }
-            }
-            if emptied {
-                Rest::Emptied
-            } else {
-                Rest::Something(Value::Object(out))
-            }
+impl Removal {
+    fn from(&self, place: Place<'_>, value: &Value, gone: &FieldSet) -> Value {
+        if gone.is_empty() {
+            return value.clone();
         }
-        (Value::Array(items), Treatment::Associative) => {
-            let mut out = Vec::with_capacity(items.len());
-            for item in items {
-                // Items without identity are in no set.
-                let child = place.element(item).ok().and_then(|element| gone(&element));
-                if let Rest::Something(rest) = remove_child(place.item(), item, child) {
-                    out.push(rest);
-                }
-            }
-            if out.is_empty() {
-                Rest::Emptied
-            } else {
-                Rest::Something(Value::Array(out))
-            }
-        }
-        (Value::Object(_) | Value::Array(_), _) => Rest::Emptied,
-        (Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_), _) => {
-            Rest::Something(value.clone())
+        match self.remove(place, value, &|element| gone.child(element)) {
+            Rest::Something(rest) => rest,
+            Rest::Gone | Rest::Emptied => Value::Null,
         }
     }
-}
 
-fn remove_child(place: Place<'_>, value: &Value, gone: Option<Child<'_>>) -> Rest {
-    match gone {
-        Some(child) if child.is_member() => Rest::Gone,
-        Some(child) if child.has_children() => {
-            remove(place, value, &|element| child.child(element))
+    fn remove<'s>(
+        &self,
+        place: Place<'_>,
+        value: &Value,
+        gone: &dyn Fn(&str) -> Option<Child<'s>>,
+    ) -> Rest {
+        match (value, place.treatment(value)) {
+            (Value::Object(fields), Treatment::Granular) => {
+                let mut out = Map::new();
+                let mut emptied = true;
+                for (name, value) in fields {
+                    let place = place.field(name).place;
+                    let rest = self.remove_child(place, value, gone(&element::field(name)));
+                    emptied &= matches!(rest, Rest::Gone);
+                    if let Some(value) = self.value(rest) {
+                        out.insert(name.clone(), value);
+                    }
+                }
+                if emptied {
+                    Rest::Emptied
+                } else {
+                    Rest::Something(Value::Object(out))
+                }
+            }
+            (Value::Array(items), Treatment::Associative) => {
+                let mut out = Vec::with_capacity(items.len());
+                for item in items {
+                    // Items without identity are in no set.
+                    let child = place.element(item).ok().and_then(|element| gone(&element));
+                    out.extend(self.value(self.remove_child(place.item(), item, child)));
+                }
+                if out.is_empty() {
+                    Rest::Emptied
+                } else {
+                    Rest::Something(Value::Array(out))
+                }
+            }
+            (Value::Object(_) | Value::Array(_), _) => Rest::Emptied,
+            (Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_), _) => {
+                Rest::Something(value.clone())
+            }
         }
-        Some(_) | None => Rest::Something(value.clone()),
+    }
+
+    fn remove_child(&self, place: Place<'_>, value: &Value, gone: Option<Child<'_>>) -> Rest {
+        match gone {
+            Some(child) if child.is_member() => Rest::Gone,
+            Some(child) if child.has_children() => {
+                self.remove(place, value, &|element| child.child(element))
+            }
+            Some(_) | None => Rest::Something(value.clone()),
+        }
+    }
+
+    fn value(&self, rest: Rest) -> Option<Value> {
+        match rest {
+            Rest::Something(value) => Some(value),
+            Rest::Emptied => self.emptied.clone(),
+            Rest::Gone => None,
+        }
     }
 }
 
