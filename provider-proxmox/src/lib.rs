@@ -12,11 +12,19 @@
 //! | [`property`] | lines of a VM's configuration, read and written |
 //! | [`seed`] | what the first boot reads: user data, meta-data, network, as an image |
 //! | [`pve`] | the client for the Proxmox VE API |
+//! | [`session`] | a connected client, and what its users share |
+//! | [`connect`] | from credentials to a session |
+//! | [`cluster`] | ProxmoxCluster on the seam |
+//! | [`machine`] | ProxmoxMachine on the seam |
 
 pub mod api;
+pub mod cluster;
+pub mod connect;
+pub mod machine;
 pub mod network;
 pub mod placement;
 pub mod pool;
 pub mod property;
 pub mod pve;
 pub mod seed;
+pub mod session;

@@ -1,0 +1,194 @@
+//! ProxmoxMachine: one virtual machine.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `claim` | identity and placement, chosen before anything is made |
+//! | `recover` | finding a machine whose ledger is missing |
+//! | `observe` | looking at it: whose it is, how far it is |
+//! | `plan` | the next step, pure |
+//! | `steps` | carrying out one step |
+//! | `watch` | how long tasks stand |
+//! | `facts` | what is told to Kubernetes, pure |
+//!
+//! The way of a machine: clone with the mark in the notes; grow the disk; store the seed; one
+//! change of the configuration that sets everything, attaches the seed and protects the VM; start.
+//! Once it is a node: take the seed out, remove the image, seal. At the end: lift the protection,
+//! stop, destroy, remove what is left of the seed.
+
+mod claim;
+mod error;
+mod facts;
+#[cfg(test)]
+mod fixture;
+mod observe;
+mod plan;
+mod recover;
+mod steps;
+mod watch;
+
+use capi_contract::view::MachineView;
+use capi_contract::{
+    Child, Depth, External, Identity, InfraMachine, Lookup, Lost, MachineFacts, MachineScope,
+    Operation, Plan, Progress, Receipt, Supply, Teardown,
+};
+
+pub use claim::{BootCheck, MachineClaim, SeedPlace, TemplateRef};
+pub use error::MachineError;
+pub use facts::MachineStatus;
+pub use observe::{Phase, Seen};
+pub use steps::{Change, Guard, MachineStep};
+
+use crate::api::{MACHINE_FINALIZER, MatchPolicy, ProxmoxCluster, ProxmoxMachine};
+use crate::session::Session;
+use crate::{network, pool};
+
+/// All that is needed to build a machine.
+pub type Scope = MachineScope<ProxmoxMachine, ProxmoxCluster>;
+
+/// Makes, watches and unmakes virtual machines.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Machines;
+
+impl External for Machines {
+    type Object = ProxmoxMachine;
+    type Scope = Scope;
+    type Session = Session;
+    type Claim = MachineClaim;
+    type Seen = Seen;
+    type Step = MachineStep;
+    type Facts = MachineFacts<MachineStatus>;
+    type Error = MachineError;
+
+    async fn recover(
+        &self,
+        on: &Session,
+        lost: &Lost<'_, ProxmoxMachine>,
+    ) -> Result<Option<MachineClaim>, MachineError> {
+        recover::recover(on, lost).await
+    }
+
+    async fn claim(
+        &self,
+        on: &Session,
+        scope: &Scope,
+        given_up: Option<&MachineClaim>,
+    ) -> Result<MachineClaim, MachineError> {
+        claim::choose(on, scope, given_up).await
+    }
+
+    async fn observe(
+        &self,
+        on: &Session,
+        claim: &MachineClaim,
+        depth: Depth,
+    ) -> Result<Lookup<Seen>, MachineError> {
+        observe::look(on, claim, depth).await
+    }
+
+    fn plan(&self, scope: &Scope, claim: &MachineClaim, seen: Option<&Seen>) -> Plan<MachineStep> {
+        plan::plan(scope, claim, seen)
+    }
+
+    fn plan_teardown(&self, claim: &MachineClaim, seen: &Seen) -> Teardown<MachineStep> {
+        plan::plan_teardown(claim, seen)
+    }
+
+    async fn apply(
+        &self,
+        on: &Session,
+        claim: &MachineClaim,
+        step: &MachineStep,
+        supply: Supply<'_>,
+    ) -> Result<Receipt, MachineError> {
+        steps::apply(on, claim, step, supply).await
+    }
+
+    async fn poll(
+        &self,
+        on: &Session,
+        operation: &Operation,
+    ) -> Result<Progress<MachineError>, MachineError> {
+        watch::poll(on, operation).await
+    }
+
+    fn facts(
+        &self,
+        scope: &Scope,
+        claim: &MachineClaim,
+        seen: &Seen,
+    ) -> MachineFacts<MachineStatus> {
+        facts::facts(scope, claim, seen)
+    }
+}
+
+impl InfraMachine for Machines {
+    const CONDITION: &'static str = "VirtualMachineProvisioned";
+    const FINALIZER: &'static str = MACHINE_FINALIZER;
+    const SPEC_WRITES: &'static [&'static str] = &["virtualMachineID"];
+
+    type Kind = ProxmoxMachine;
+    type Cluster = ProxmoxCluster;
+    type Status = MachineStatus;
+
+    fn identity(
+        &self,
+        object: &ProxmoxMachine,
+        cluster: Option<&ProxmoxCluster>,
+        _failure_domain: Option<&str>,
+    ) -> Option<Identity> {
+        let _ = object;
+        crate::cluster::identity(cluster?)
+    }
+
+    fn objects(
+        &self,
+        object: &ProxmoxMachine,
+        cluster: &ProxmoxCluster,
+        _machine: &MachineView,
+    ) -> Vec<Child> {
+        let name = |meta: &kube::core::ObjectMeta| meta.name.clone().unwrap_or_default();
+        let network = &object.spec.network;
+        let requests = pool::requests(
+            &name(&object.metadata),
+            network,
+            &name(&cluster.metadata),
+            &cluster.spec,
+        );
+        // A zone without configuration is reported by `unsupported`, before anything is made.
+        requests
+            .unwrap_or_default()
+            .into_iter()
+            .map(Child::Address)
+            .collect()
+    }
+
+    fn unsupported(&self, object: &ProxmoxMachine, cluster: &ProxmoxCluster) -> Vec<String> {
+        let spec = &object.spec;
+        let mut all: Vec<String> = network::unsupported(spec)
+            .into_iter()
+            .map(|field| format!("{field}: not supported yet; leave it out"))
+            .collect();
+        let policy = spec
+            .template_selector
+            .as_ref()
+            .map(|selector| selector.match_policy);
+        if let Some(MatchPolicy::UniqueSubset | MatchPolicy::BestSubset) = policy {
+            all.push(
+                "spec.templateSelector.matchPolicy: only exact is supported yet; give the template \
+                 a set of tags of its own and match exactly these"
+                    .to_owned(),
+            );
+        }
+        if cluster.spec.zone(spec.network.zone()).is_none() {
+            all.push(format!(
+                "spec.network.zone: the cluster has no zone {}; add it to spec.zoneConfig of the \
+                 ProxmoxCluster",
+                spec.network.zone()
+            ));
+        }
+        if let Err(error) = network::check(&spec.network) {
+            all.push(error.to_string());
+        }
+        all
+    }
+}
