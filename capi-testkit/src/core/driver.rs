@@ -12,12 +12,14 @@ use kube::api::Api;
 use kube::core::{ApiResource, DynamicObject};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event};
+use serde_json::Value;
 use tokio::time::{Instant, sleep_until};
 
 use super::hub::{Hub, Result};
 use super::object::{Kind, Object};
 use super::queue::{Outcome, Queue};
 use super::store::Change;
+use super::word::CRD;
 
 /// Passes at a time. Controller-runtime's managers run ten per kind; an actor here has about seven
 /// kinds, and beyond some dozens the server is the limit.
@@ -39,6 +41,8 @@ pub(crate) trait Actor: Sync {
     /// The least distance between two passes over one thing. Aggregates have one, so that a set of a
     /// thousand is not counted anew for each of its thousand changes.
     fn pace(&self, key: &Self::Key) -> Duration;
+    /// What passes found to need a look themselves; takes them.
+    fn wishes(&self) -> Vec<Self::Key>;
     fn reconcile<'a>(&'a self, key: &'a Self::Key) -> BoxFuture<'a, Result<Again>>;
 }
 
@@ -68,6 +72,9 @@ pub(crate) async fn drive<A: Actor>(
         let now = Instant::now();
         for change in hub.take_changes() {
             enqueue(actor, &mut queue, &change, now);
+        }
+        for key in actor.wishes() {
+            queue.add(key, now);
         }
         is_started = is_started || hub.read(|store| store.is_all_synced());
         if is_started {
@@ -138,7 +145,10 @@ fn take_in(
     kind: &Kind,
     event: std::result::Result<Event<DynamicObject>, watcher::Error>,
 ) -> Vec<Change> {
-    let put = |object| hub.write(|store| store.put(kind, Object::new(object)));
+    let put = |object: DynamicObject| {
+        let object = Object::new(slim(kind, object));
+        hub.write(|store| store.put(kind, object))
+    };
     match event {
         Ok(Event::Apply(object) | Event::InitApply(object)) => put(object).into_iter().collect(),
         Ok(Event::Delete(object)) => {
@@ -161,6 +171,16 @@ fn take_in(
             Vec::new()
         }
     }
+}
+
+/// Of definitions only names and labels are read; schemas are most of their size.
+fn slim(kind: &Kind, mut object: DynamicObject) -> DynamicObject {
+    if *kind == CRD
+        && let Some(spec) = object.data.get_mut("spec").and_then(Value::as_object_mut)
+    {
+        spec.remove("versions");
+    }
+    object
 }
 
 fn is_not_served(fault: &watcher::Error) -> bool {

@@ -107,10 +107,15 @@ impl Hub {
         delay.div_f64(self.speed)
     }
 
+    /// A span on the clock, in the simulated controllers' own time.
+    pub(crate) fn unscaled(&self, span: Duration) -> Duration {
+        span.mul_f64(self.speed)
+    }
+
     /// How long ago a moment was, in the simulated controllers' own time.
     pub(crate) fn since(&self, moment: Timestamp) -> Duration {
         let real = Duration::try_from(self.now().duration_since(moment)).unwrap_or_default();
-        real.mul_f64(self.speed)
+        self.unscaled(real)
     }
 
     pub(crate) fn read<T>(&self, read: impl FnOnce(&Store) -> T) -> T {
@@ -141,6 +146,11 @@ impl Hub {
             self.bell.notify_one();
         }
         is_new
+    }
+
+    /// Wakes the driver, since there is a wish for it.
+    pub(crate) fn ring(&self) {
+        self.bell.notify_one();
     }
 
     pub(crate) fn take_wanted(&self) -> Vec<ApiResource> {

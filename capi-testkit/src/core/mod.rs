@@ -22,30 +22,39 @@
 //! All delays are on the tokio clock, divided by [`CoreBuilder::speed`]; so are the timeouts that
 //! users set (drain, node start-up), since the simulated world is faster by the same factor.
 
-mod driver;
-mod hub;
-mod object;
+mod bootstrap;
+mod clone;
+mod cluster;
+pub(crate) mod condition;
+mod control_plane;
+mod credentials;
+mod deletion;
+mod deployment;
+pub(crate) mod driver;
+pub(crate) mod gate;
+mod health_check;
+pub(crate) mod hub;
+mod machine;
+mod machine_set;
+mod nodes;
+pub(crate) mod object;
 mod queue;
 mod reference;
 mod snapshot;
-mod store;
-mod word;
+pub(crate) mod store;
+pub(crate) mod word;
+mod world;
 
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::BoxFuture;
 use jiff::Timestamp;
 use kube::Client;
-use parking_lot::Mutex;
 
 use crate::workload::Workloads;
 
-use self::driver::{Actor, Again};
-use self::hub::Hub;
-use self::object::{Kind, Name};
-use self::store::Change;
+use self::world::World;
 
 pub use self::snapshot::{Branch, Line};
 
@@ -59,6 +68,15 @@ pub enum BootstrapData {
     After(Duration),
     /// Not at all, until another mode is set.
     Never,
+}
+
+/// What the deletion of a Machine waits for on its node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NodeLoad {
+    /// Pods that no drain evicts, as behind a disruption budget.
+    pub pods: usize,
+    /// Volumes that stay attached.
+    pub volumes: usize,
 }
 
 /// Settings of a [`Core`].
@@ -99,12 +117,9 @@ impl CoreBuilder {
     #[must_use]
     pub fn build(self) -> Core {
         let epoch = self.epoch.unwrap_or_else(Timestamp::now);
+        let hub = hub::Hub::new(self.client, self.speed, epoch);
         Core {
-            world: Arc::new(World {
-                hub: Hub::new(self.client, self.speed, epoch),
-                workloads: self.workloads,
-                bootstrap: Mutex::new(self.bootstrap),
-            }),
+            world: Arc::new(World::new(hub, self.workloads, self.bootstrap)),
         }
     }
 
@@ -170,7 +185,7 @@ impl Core {
     ///
     /// Failures are logged and tried again; there is none that ends the run.
     pub async fn run(self) -> Infallible {
-        driver::drive(self.world.as_ref(), futures::stream::empty()).await
+        driver::drive(self.world.as_ref(), self.world.node_changes()).await
     }
 }
 
@@ -190,54 +205,18 @@ impl CoreHandle {
 
     /// Sets when bootstrap data appears from now on.
     pub fn set_bootstrap(&self, mode: BootstrapData) {
-        *self.world.bootstrap.lock() = mode;
-    }
-}
-
-/// One thing to reconcile.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Key {
-    Cluster(Name),
-}
-
-/// What all passes share.
-struct World {
-    hub: Hub,
-    workloads: Workloads,
-    bootstrap: Mutex<BootstrapData>,
-}
-
-impl std::fmt::Debug for World {
-    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        out.debug_struct("World").finish_non_exhaustive()
-    }
-}
-
-impl Actor for World {
-    type Key = Key;
-
-    fn hub(&self) -> &Hub {
-        &self.hub
+        self.world.set_bootstrap(mode);
     }
 
-    fn affected(&self, change: &Change) -> Vec<Key> {
-        let object = change.object().filter(|_| change.kind == word::CLUSTER);
-        object
-            .map(|it| Key::Cluster(it.key()))
-            .into_iter()
-            .collect()
+    /// Says that the control plane of a Cluster is initialised, whatever its machines do (S-02): for
+    /// worlds without guests.
+    pub fn initialize_control_plane(&self, namespace: &str, cluster: &str) {
+        self.world.command(object::Name::new(namespace, cluster));
     }
 
-    fn synced(&self, _kind: &Kind) -> Vec<Key> {
-        Vec::new()
-    }
-
-    fn pace(&self, _key: &Key) -> Duration {
-        Duration::ZERO
-    }
-
-    fn reconcile<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, hub::Result<Again>> {
-        let _ = (key, &self.workloads);
-        Box::pin(async { Ok(None) })
+    /// Sets what is on a node that a deletion waits for: the workload clusters know no pods and no
+    /// volumes.
+    pub fn set_node_load(&self, node: &str, load: NodeLoad) {
+        self.world.set_load(node, load);
     }
 }

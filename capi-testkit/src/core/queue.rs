@@ -12,6 +12,10 @@ const BACKOFF_FIRST: Duration = Duration::from_millis(5);
 /// Longest delay after failures. Controller-runtime goes to 1000 s, which no test would wait for.
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
 
+/// How many resting objects are remembered before those that may run again are forgotten; only
+/// aggregates rest, and a world has far fewer of them.
+const RESTS_MAX: usize = 1024;
+
 /// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
@@ -28,6 +32,8 @@ pub(crate) struct Queue<K> {
     /// Objects that a run is at work on, with the time of the wish that came meanwhile.
     running: HashMap<K, Option<Instant>>,
     failures: HashMap<K, u32>,
+    /// When paced objects may run again.
+    rests: HashMap<K, Instant>,
     serial: u64,
 }
 
@@ -38,6 +44,7 @@ impl<K: Clone + Eq + Hash> Queue<K> {
             waiting: HashMap::new(),
             running: HashMap::new(),
             failures: HashMap::new(),
+            rests: HashMap::new(),
             serial: 0,
         }
     }
@@ -48,6 +55,7 @@ impl<K: Clone + Eq + Hash> Queue<K> {
             *again = Some(again.map_or(at, |earlier| earlier.min(at)));
             return;
         }
+        let at = self.rests.get(&key).map_or(at, |rest| at.max(*rest));
         if let Some(&slot) = self.waiting.get(&key) {
             if slot.0 <= at {
                 return;
@@ -77,12 +85,17 @@ impl<K: Clone + Eq + Hash> Queue<K> {
     /// A run ended. `pace` is the least distance to the next one.
     pub(crate) fn done(&mut self, key: K, now: Instant, outcome: Outcome, pace: Duration) {
         let again = self.running.remove(&key).flatten();
+        if !pace.is_zero() {
+            if self.rests.len() >= RESTS_MAX {
+                self.rests.retain(|_, rest| *rest > now);
+            }
+            self.rests.insert(key.clone(), now + pace);
+        }
         match outcome {
             Outcome::Settled(after) => {
                 self.failures.remove(&key);
                 let timer = after.map(|after| now + after);
-                let wish = again.map(|at| at.max(now + pace));
-                if let Some(at) = [timer, wish].into_iter().flatten().min() {
+                if let Some(at) = [timer, again].into_iter().flatten().min() {
                     self.add(key, at);
                 }
             }
@@ -135,6 +148,8 @@ mod tests {
         assert_eq!(queue.take(now + SECOND), Some("a"));
         queue.done("a", now, Outcome::Settled(None), SECOND);
         assert_eq!(queue.due(), None);
+        queue.add("a", now + SECOND);
+        assert_eq!(queue.due(), Some(now + SECOND), "it rests after each run");
     }
 
     #[tokio::test(start_paused = true)]

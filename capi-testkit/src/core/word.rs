@@ -11,20 +11,20 @@ pub(crate) const BOOTSTRAP_API: &str = "bootstrap.cluster.x-k8s.io/v1beta2";
 pub(crate) const CONTROL_PLANE_API: &str = "controlplane.cluster.x-k8s.io/v1beta2";
 pub(crate) const IPAM_API: &str = "ipam.cluster.x-k8s.io/v1beta2";
 
-pub(crate) const CLUSTER: Kind = Kind::fixed(CORE_GROUP, "Cluster");
-pub(crate) const MACHINE: Kind = Kind::fixed(CORE_GROUP, "Machine");
-pub(crate) const MACHINE_SET: Kind = Kind::fixed(CORE_GROUP, "MachineSet");
-pub(crate) const MACHINE_DEPLOYMENT: Kind = Kind::fixed(CORE_GROUP, "MachineDeployment");
-pub(crate) const MACHINE_HEALTH_CHECK: Kind = Kind::fixed(CORE_GROUP, "MachineHealthCheck");
-pub(crate) const KUBEADM_CONFIG: Kind = Kind::fixed("bootstrap.cluster.x-k8s.io", "KubeadmConfig");
-pub(crate) const KUBEADM_CONTROL_PLANE: Kind =
+pub(crate) static CLUSTER: Kind = Kind::fixed(CORE_GROUP, "Cluster");
+pub(crate) static MACHINE: Kind = Kind::fixed(CORE_GROUP, "Machine");
+pub(crate) static MACHINE_SET: Kind = Kind::fixed(CORE_GROUP, "MachineSet");
+pub(crate) static MACHINE_DEPLOYMENT: Kind = Kind::fixed(CORE_GROUP, "MachineDeployment");
+pub(crate) static MACHINE_HEALTH_CHECK: Kind = Kind::fixed(CORE_GROUP, "MachineHealthCheck");
+pub(crate) static KUBEADM_CONFIG: Kind = Kind::fixed("bootstrap.cluster.x-k8s.io", "KubeadmConfig");
+pub(crate) static KUBEADM_CONTROL_PLANE: Kind =
     Kind::fixed("controlplane.cluster.x-k8s.io", "KubeadmControlPlane");
-pub(crate) const IP_ADDRESS_CLAIM: Kind = Kind::fixed("ipam.cluster.x-k8s.io", "IPAddressClaim");
-pub(crate) const IP_ADDRESS: Kind = Kind::fixed("ipam.cluster.x-k8s.io", "IPAddress");
-pub(crate) const IN_CLUSTER_POOL: Kind = Kind::fixed("ipam.cluster.x-k8s.io", "InClusterIPPool");
-pub(crate) const GLOBAL_POOL: Kind = Kind::fixed("ipam.cluster.x-k8s.io", "GlobalInClusterIPPool");
-pub(crate) const CRD: Kind = Kind::fixed("apiextensions.k8s.io", "CustomResourceDefinition");
-pub(crate) const SECRET: Kind = Kind::fixed("", "Secret");
+pub(crate) static IP_ADDRESS_CLAIM: Kind = Kind::fixed("ipam.cluster.x-k8s.io", "IPAddressClaim");
+pub(crate) static IP_ADDRESS: Kind = Kind::fixed("ipam.cluster.x-k8s.io", "IPAddress");
+pub(crate) static IN_CLUSTER_POOL: Kind = Kind::fixed("ipam.cluster.x-k8s.io", "InClusterIPPool");
+pub(crate) static GLOBAL_POOL: Kind = Kind::fixed("ipam.cluster.x-k8s.io", "GlobalInClusterIPPool");
+pub(crate) static CRD: Kind = Kind::fixed("apiextensions.k8s.io", "CustomResourceDefinition");
+pub(crate) static SECRET: Kind = Kind::fixed("", "Secret");
 
 pub(crate) const CLUSTER_NAME_LABEL: &str = "cluster.x-k8s.io/cluster-name";
 pub(crate) const DEPLOYMENT_NAME_LABEL: &str = "cluster.x-k8s.io/deployment-name";

@@ -48,6 +48,7 @@ pub use self::boot::{Event, Guest};
 pub use self::disk::Disk;
 pub use self::hardware::{BadMac, Hardware, Image, Mac, Medium, Nic, Pace};
 pub use self::iso::{BadIso, File, read_iso};
+pub(crate) use self::kubeadm::ca_hash;
 
 /// Written by the bootstrap script of Cluster API once kubeadm succeeded.
 pub const SENTINEL: &str = "/run/cluster-api/bootstrap-success.complete";

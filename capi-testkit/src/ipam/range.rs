@@ -102,6 +102,29 @@ impl AddressSet {
         }
     }
 
+    /// First and last address of every network of this prefix length that an end of an interval lies
+    /// in: those that hosts do not get. An IPv6 network has no broadcast address, and networks of one
+    /// or two addresses have neither.
+    pub(crate) fn reserved(&self, prefix: u8) -> Vec<IpAddr> {
+        let bits = if self.is_v6 { 128 } else { 32 };
+        let mut reserved = Vec::new();
+        if u32::from(prefix) + 1 >= bits {
+            return reserved;
+        }
+        for &(first, last) in &self.intervals {
+            for end in [first, last] {
+                let Ok(network) = IpNet::new(self.address(end), prefix) else {
+                    continue;
+                };
+                reserved.push(network.network());
+                if !self.is_v6 {
+                    reserved.push(network.broadcast());
+                }
+            }
+        }
+        reserved
+    }
+
     /// How many addresses there are; saturates.
     pub fn len(&self) -> u128 {
         let sizes = self.intervals.iter().map(|(first, last)| last - first);
