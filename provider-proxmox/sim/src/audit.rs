@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use http::{Method, StatusCode};
-use tokio::time::Instant;
 
 /// How many requests are kept one by one, some 100 MB; counters go on beyond that.
 const RECORDS_MAX: usize = 500_000;
@@ -52,9 +51,8 @@ pub struct Touched {
 }
 
 /// The book of requests.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Audit {
-    start: Instant,
     records: VecDeque<Record>,
     by_route: BTreeMap<(String, &'static str), u64>,
     by_vmid: BTreeMap<u32, u64>,
@@ -63,21 +61,6 @@ pub(crate) struct Audit {
 }
 
 impl Audit {
-    pub(crate) fn new(start: Instant) -> Self {
-        Self {
-            start,
-            records: VecDeque::new(),
-            by_route: BTreeMap::new(),
-            by_vmid: BTreeMap::new(),
-            total: 0,
-            touched: Vec::new(),
-        }
-    }
-
-    pub(crate) fn start(&self) -> Instant {
-        self.start
-    }
-
     pub(crate) fn add(&mut self, record: Record) {
         self.total += 1;
         *self
@@ -96,7 +79,7 @@ impl Audit {
     pub(crate) fn clear(&mut self) {
         *self = Self {
             touched: std::mem::take(&mut self.touched),
-            ..Self::new(self.start)
+            ..Self::default()
         };
     }
 

@@ -12,6 +12,7 @@ mod hand;
 mod platform;
 mod property;
 mod rng;
+mod server;
 mod tls;
 mod world;
 
@@ -21,4 +22,5 @@ pub use crate::delays::Delays;
 pub use crate::fault::{CallFault, Faults, Rates, TaskFault};
 pub use crate::guest::Guests;
 pub use crate::platform::{Platform, VmView, VolumeView};
+pub use crate::server::{ServeError, Server};
 pub use crate::world::birth::{Birth, Maker, Twins};

@@ -329,6 +329,21 @@ impl Platform {
         self.with_world(|world| world.audit.touched.clone())
     }
 
+    /// What the serial console of a VM showed at its last boot, oldest line first.
+    pub fn console(&self, vmid: u32) -> Vec<String> {
+        self.with_world(|world| {
+            let birth = world.vms.get(&vmid).map(|vm| vm.birth);
+            birth
+                .map(|birth| world.guests.console(birth))
+                .unwrap_or_default()
+        })
+    }
+
+    /// The node that this handle's calls arrive at.
+    pub(crate) fn entry_name(&self) -> String {
+        self.with_world(|world| api::entry_node(world, self.entry.as_deref()))
+    }
+
     /// How many tasks run or wait for a lock.
     pub fn tasks_running(&self) -> usize {
         self.with_world(|world| {

@@ -220,7 +220,6 @@ pub(crate) fn clone(world: &mut World, call: &Call) -> Handled {
             .get("description")
             .map(|text| text.trim_end().to_owned()),
         pool: call.params.owned("pool"),
-        full,
         storage,
         format: call.params.owned("format"),
         target,

@@ -28,7 +28,8 @@ use serde_json::Value;
 
 use crate::api::form::{read_parameters, segments};
 use crate::api::multipart::Upload;
-use crate::api::reply::{Refusal, success, success_of};
+pub(crate) use crate::api::reply::Refusal;
+use crate::api::reply::{success, success_of};
 use crate::api::route::{Route, find};
 use crate::api::schema::Params;
 use crate::audit::{Record, Touched};
@@ -327,7 +328,7 @@ fn read_content(
 }
 
 /// The node that receives a call: the one asked for, or the first that answers.
-fn entry_node(world: &World, entry: Option<&str>) -> String {
+pub(crate) fn entry_node(world: &World, entry: Option<&str>) -> String {
     let online = || {
         world
             .nodes

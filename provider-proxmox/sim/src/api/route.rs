@@ -77,11 +77,6 @@ const fn route(
 }
 
 impl Route {
-    const fn local(mut self) -> Self {
-        self.proxied = false;
-        self
-    }
-
     const fn upload(mut self) -> Self {
         self.is_upload = true;
         self.proxied = false;

@@ -63,6 +63,7 @@ enum Event {
     TaskHalfway(String),
     TaskEnds(String),
     LockGivenUp(String),
+    GuestWakes(usize),
     NodeSpeaks(String),
 }
 
@@ -102,7 +103,7 @@ impl World {
         let delays = builder.delays.divided_by(builder.speed);
         let mut rates = builder.chaos;
         rates.silence = rates.silence.div_f64(builder.speed);
-        let guests = GuestHost::new(builder.guests);
+        let guests = GuestHost::new(builder.guests, builder.speed);
         let storages = builder
             .storages
             .into_iter()
@@ -121,7 +122,7 @@ impl World {
             tasks: Tasks::default(),
             access: Access::new(builder.tokens),
             births: Births::default(),
-            audit: Audit::new(now),
+            audit: Audit::default(),
             script: Script::default(),
             rates,
             delays,
@@ -229,6 +230,10 @@ impl World {
         self.events.insert((at, self.events_made), event);
     }
 
+    pub(crate) fn schedule_guest(&mut self, birth: usize, at: Duration) {
+        self.schedule(self.start + at, Event::GuestWakes(birth));
+    }
+
     /// When something will happen by itself.
     pub(crate) fn next_event(&self) -> Option<Instant> {
         self.events.keys().next().map(|(at, _)| *at)
@@ -257,6 +262,7 @@ impl World {
             Event::TaskHalfway(upid) => self.halfway(&upid),
             Event::TaskEnds(upid) => self.complete(&upid),
             Event::LockGivenUp(upid) => self.give_up_lock(&upid),
+            Event::GuestWakes(birth) => self.wake_guest(birth),
             Event::NodeSpeaks(node) => {
                 if let Some(node) = self.nodes.get_mut(&node)
                     && node.health == Health::Silent

@@ -36,6 +36,8 @@ pub(crate) struct Vm {
     /// Which of all VMs ever made this is; VMIDs are used again.
     pub(crate) birth: usize,
     pub(crate) node: String,
+    /// VMID of the template that its disk comes from, or its own.
+    pub(crate) origin: u32,
     pub(crate) pool: Option<String>,
     pub(crate) config: BTreeMap<String, String>,
     /// Changes that wait for the next start; `None` deletes.
@@ -56,6 +58,7 @@ impl Vm {
             vmid,
             birth,
             node: node.to_owned(),
+            origin: vmid,
             pool: None,
             config: BTreeMap::new(),
             pending: BTreeMap::new(),

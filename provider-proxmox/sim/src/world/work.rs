@@ -91,7 +91,6 @@ pub(crate) struct CloneWork {
     pub(crate) name: Option<String>,
     pub(crate) description: Option<String>,
     pub(crate) pool: Option<String>,
-    pub(crate) full: bool,
     pub(crate) storage: Option<String>,
     pub(crate) format: Option<String>,
     pub(crate) target: Option<String>,
@@ -590,6 +589,7 @@ impl World {
         self.remember_broadcast(clone.newid);
         if let Some(vm) = self.vms.get_mut(&clone.newid) {
             vm.config = config;
+            vm.origin = source.origin;
             if let Some(target) = &clone.target {
                 vm.node.clone_from(target);
             }
