@@ -79,7 +79,7 @@ impl StorageSpec {
             nodes: None,
             shared,
             enabled: true,
-            total: 500 * GIB,
+            total: if shared { 10_240 * GIB } else { 1_024 * GIB },
             clones_at_once: None,
         }
     }
@@ -117,7 +117,8 @@ impl StorageSpec {
         self
     }
 
-    /// Sets its size, in GiB.
+    /// Sets its size, in GiB; 1 TiB on each node unless set, 10 TiB where shared. Disks are
+    /// sparse and take an eighth of their size.
     pub fn total_gib(mut self, total: u64) -> Self {
         self.total = total * GIB;
         self

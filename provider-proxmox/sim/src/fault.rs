@@ -68,10 +68,13 @@ impl<'a> Faults<'a> {
     }
 
     /// From now on lets things go wrong at these rates.
-    pub fn chaos(self, rates: Rates) {
+    pub fn chaos(self, rates: &Rates) {
         self.platform.with_world(|world| {
             let silence = rates.silence.div_f64(world.speed);
-            world.rates = Rates { silence, ..rates };
+            world.rates = Rates {
+                silence,
+                ..rates.clone()
+            };
         });
     }
 

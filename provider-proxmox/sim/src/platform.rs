@@ -18,6 +18,7 @@ use crate::builder::Builder;
 use crate::fault::Faults;
 use crate::world::World;
 use crate::world::birth::{Birth, Twins};
+use crate::world::storage::Storage;
 use crate::world::vm::{Power, Vm};
 
 /// A simulated Proxmox VE cluster. Clones are the same cluster.
@@ -230,7 +231,7 @@ impl Platform {
         let before = world.next_event();
         let result = look(world);
         let next = world.next_event();
-        if next.is_some() && !driver.as_ref().is_some_and(|driver| !driver.is_finished()) {
+        if next.is_some() && driver.as_ref().is_none_or(JoinHandle::is_finished) {
             let changed = Arc::clone(&self.inner.changed);
             let events = run_events(Arc::downgrade(&self.inner), changed);
             *driver = Handle::try_current()
@@ -281,7 +282,7 @@ impl Platform {
     /// All volumes.
     pub fn volumes(&self) -> Vec<VolumeView> {
         self.with_world(|world| {
-            let all = world.storages.values().flat_map(|storage| storage.all());
+            let all = world.storages.values().flat_map(Storage::all);
             all.map(|(node, volid, volume)| VolumeView {
                 node: node.to_owned(),
                 volid: volid.to_owned(),
@@ -303,7 +304,7 @@ impl Platform {
     /// Disks that no VM's configuration names any more.
     pub fn disks_left(&self) -> Vec<VolumeView> {
         let named: Vec<String> =
-            self.with_world(|world| world.vms.values().flat_map(|vm| vm.disks()).collect());
+            self.with_world(|world| world.vms.values().flat_map(Vm::disks).collect());
         let mut volumes = self.volumes();
         volumes.retain(|volume| volume.content == "images" && !named.contains(&volume.volid));
         volumes
@@ -341,7 +342,8 @@ impl Platform {
 
     /// The node that this handle's calls arrive at.
     pub(crate) fn entry_name(&self) -> String {
-        self.with_world(|world| api::entry_node(world, self.entry.as_deref()))
+        let entry = self.entry.clone();
+        entry.unwrap_or_else(|| self.with_world(|world| api::entry_node(world, None)))
     }
 
     /// How many tasks run or wait for a lock.

@@ -473,9 +473,7 @@ pub(crate) fn migrate(world: &mut World, call: &Call) -> Handled {
     }
     let vm = unlocked_here(world, call)?;
     if vm.is_running() && !call.params.flag("online") {
-        return Err(Refusal::domain(format!(
-            "can't migrate running VM without --online"
-        )));
+        return Err(Refusal::domain("can't migrate running VM without --online"));
     }
     for (_, drive) in vm.drives().filter(|(_, drive)| drive.is_cdrom()) {
         let local = drive

@@ -214,19 +214,19 @@ fn run(
         return Err(Refusal::domain("cluster not ready - no quorum?"));
     }
     let fault = draw_call_fault(world, route, method, captures.node.is_some());
-    carry_out(world, route, &call, fault, record)
+    carry_out(world, route, &call, fault.as_ref(), record)
 }
 
 fn carry_out(
     world: &mut World,
     route: &Route,
     call: &Call,
-    fault: Option<CallFault>,
+    fault: Option<&CallFault>,
     record: &Record,
 ) -> Result<Outcome, Refusal> {
     let mut after = Duration::ZERO;
     let lost = Refusal::new(596, "Connection timed out");
-    match &fault {
+    match fault {
         Some(CallFault::Refuse { status, message }) => {
             return Err(Refusal::new(*status, message.clone()));
         }
@@ -253,7 +253,7 @@ fn carry_out(
             token: record.token.clone(),
         });
     }
-    if fault == Some(CallFault::LostAfter) {
+    if fault == Some(&CallFault::LostAfter) {
         let after = world.delays.proxy_timeout;
         return Ok(Outcome::Respond {
             after,

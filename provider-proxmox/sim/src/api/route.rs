@@ -7,7 +7,7 @@ use http::Method;
 
 use crate::api::reply::Refusal;
 use crate::api::schema::{
-    DNS_NAME, Kind, NODE, Param, STORAGE_ID, Schema, VMID, optional, required,
+    DNS_NAME, Kind, NODE, Others, Param, STORAGE_ID, Schema, VMID, optional, required,
 };
 use crate::api::{
     Call, Handler, access, agent, cluster, config, ha, lifecycle, node, pool, storage, tasks,
@@ -83,7 +83,7 @@ impl Route {
         self
     }
 
-    const fn with(mut self, others: fn(&str, &str) -> Option<Result<(), String>>) -> Self {
+    const fn with(mut self, others: Others) -> Self {
         self.schema.others = Some(others);
         self
     }

@@ -7,6 +7,9 @@ use crate::api::reply::Refusal;
 /// Says what is wrong with a value.
 pub(crate) type Check = fn(&str) -> Result<(), String>;
 
+/// Says whether a further key is known, and what is wrong with its value.
+pub(crate) type Others = fn(&str, &str) -> Option<Result<(), String>>;
+
 /// The form of a parameter.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Kind {
@@ -50,8 +53,8 @@ pub(crate) const fn optional(name: &'static str, kind: Kind) -> Param {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Schema {
     pub(crate) params: &'static [Param],
-    /// Says whether a further key is known, and what is wrong with its value.
-    pub(crate) others: Option<fn(&str, &str) -> Option<Result<(), String>>>,
+    /// Keys beside the listed ones.
+    pub(crate) others: Option<Others>,
 }
 
 /// A VMID.

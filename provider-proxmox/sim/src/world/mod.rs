@@ -528,16 +528,14 @@ impl World {
             running: vm.is_running(),
         };
         match &vm.before {
-            Some((changed, before)) if *changed > self.last_broadcast() => before.clone(),
+            _ if self.delays.statistics.is_zero() => Some(current),
+            Some((changed, before)) if *changed >= self.last_broadcast() => before.clone(),
             _ => Some(current),
         }
     }
 
     fn last_broadcast(&self) -> Instant {
         let interval = self.delays.statistics;
-        if interval.is_zero() {
-            return self.now;
-        }
         let since = self.elapsed().as_nanos() % interval.as_nanos();
         self.now - Duration::from_nanos(u64::try_from(since).unwrap_or_default())
     }

@@ -6,6 +6,14 @@ use bytes::Bytes;
 
 use crate::builder::StorageSpec;
 
+/// What a disk takes of its size: images are sparse, and an operating system fills little.
+const SPARSE_SHARE: u64 = 8;
+
+/// The bytes that a new disk of this size takes.
+pub(crate) fn occupied(size: u64) -> u64 {
+    size / SPARSE_SHARE
+}
+
 /// One volume: a disk, an ISO image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Volume {
@@ -20,14 +28,31 @@ pub(crate) struct Volume {
     pub(crate) given: bool,
 }
 
+impl Volume {
+    fn occupied(&self) -> u64 {
+        if self.content == "images" {
+            occupied(self.size)
+        } else {
+            self.size
+        }
+    }
+}
+
+/// The volumes in one place, and what they take together.
+#[derive(Clone, Debug, Default)]
+struct Shelf {
+    volumes: BTreeMap<String, Volume>,
+    used: u64,
+}
+
 #[derive(Clone, Debug)]
 pub(crate) struct Storage {
     pub(crate) spec: StorageSpec,
-    /// By node (empty where shared) and volume id.
-    volumes: BTreeMap<(String, String), Volume>,
+    /// By node; where shared, all under the empty name.
+    shelves: BTreeMap<String, Shelf>,
     /// Whether the next thing stored finds no space.
     pub(crate) full: bool,
-    /// Clones that run onto it now, by node.
+    /// Clones that run onto it now, on all nodes.
     pub(crate) clones: usize,
 }
 
@@ -35,7 +60,7 @@ impl Storage {
     pub(crate) fn new(spec: StorageSpec) -> Self {
         Self {
             spec,
-            volumes: BTreeMap::new(),
+            shelves: BTreeMap::new(),
             full: false,
             clones: 0,
         }
@@ -52,60 +77,68 @@ impl Storage {
         self.spec.content.iter().any(|known| known == content)
     }
 
-    fn place(&self, node: &str) -> String {
-        if self.spec.shared {
-            String::new()
-        } else {
-            node.to_owned()
-        }
+    fn shelf(&self, node: &str) -> Option<&Shelf> {
+        self.shelves.get(if self.spec.shared { "" } else { node })
+    }
+
+    fn shelf_mut(&mut self, node: &str) -> &mut Shelf {
+        let place = if self.spec.shared { "" } else { node };
+        self.shelves.entry(place.to_owned()).or_default()
     }
 
     pub(crate) fn volume(&self, node: &str, volid: &str) -> Option<&Volume> {
-        self.volumes.get(&(self.place(node), volid.to_owned()))
-    }
-
-    pub(crate) fn volume_mut(&mut self, node: &str, volid: &str) -> Option<&mut Volume> {
-        self.volumes.get_mut(&(self.place(node), volid.to_owned()))
+        self.shelf(node)?.volumes.get(volid)
     }
 
     pub(crate) fn insert(&mut self, node: &str, volid: &str, volume: Volume) {
-        self.volumes
-            .insert((self.place(node), volid.to_owned()), volume);
+        let shelf = self.shelf_mut(node);
+        shelf.used += volume.occupied();
+        if let Some(old) = shelf.volumes.insert(volid.to_owned(), volume) {
+            shelf.used -= old.occupied();
+        }
     }
 
     pub(crate) fn remove(&mut self, node: &str, volid: &str) -> Option<Volume> {
-        self.volumes.remove(&(self.place(node), volid.to_owned()))
+        let shelf = self.shelf_mut(node);
+        let volume = shelf.volumes.remove(volid)?;
+        shelf.used -= volume.occupied();
+        Some(volume)
+    }
+
+    pub(crate) fn resize(&mut self, node: &str, volid: &str, size: u64) {
+        if let Some(volume) = self.remove(node, volid) {
+            self.insert(node, volid, Volume { size, ..volume });
+        }
     }
 
     /// The volumes that a node sees.
     pub(crate) fn on_node(&self, node: &str) -> impl Iterator<Item = (&str, &Volume)> {
-        let place = self.place(node);
-        self.volumes
-            .iter()
-            .filter(move |((at, _), _)| *at == place)
-            .map(|((_, volid), volume)| (volid.as_str(), volume))
+        let volumes = self
+            .shelf(node)
+            .into_iter()
+            .flat_map(|shelf| &shelf.volumes);
+        volumes.map(|(volid, volume)| (volid.as_str(), volume))
     }
 
     /// All volumes with the node they lie on, which is empty where shared.
     pub(crate) fn all(&self) -> impl Iterator<Item = (&str, &str, &Volume)> {
-        self.volumes
-            .iter()
-            .map(|((node, volid), volume)| (node.as_str(), volid.as_str(), volume))
+        self.shelves.iter().flat_map(|(node, shelf)| {
+            let volumes = shelf.volumes.iter();
+            volumes.map(|(volid, volume)| (node.as_str(), volid.as_str(), volume))
+        })
     }
 
     pub(crate) fn used(&self, node: &str) -> u64 {
-        if self.full {
-            return self.spec.total;
+        match self.shelf(node) {
+            _ if self.full => self.spec.total,
+            Some(shelf) => shelf.used.min(self.spec.total),
+            None => 0,
         }
-        self.on_node(node)
-            .map(|(_, volume)| volume.size)
-            .sum::<u64>()
-            .min(self.spec.total)
     }
 
-    /// Whether so much more fits. A thin pool promises more than it has.
+    /// Whether so many bytes more fit.
     pub(crate) fn fits(&self, node: &str, size: u64) -> bool {
-        !self.full && (self.spec.kind == "lvmthin" || self.used(node) + size <= self.spec.total)
+        !self.full && self.used(node) + size <= self.spec.total
     }
 
     /// A name for a new disk of a VM that is not yet in use on that node.
@@ -115,11 +148,11 @@ impl Storage {
             "dir" | "nfs" => format!("{}:{vmid}/vm-{vmid}-disk-{n}.{format}", self.spec.id),
             _ => format!("{}:vm-{vmid}-disk-{n}", self.spec.id),
         };
-        let volumes = self.volumes.len();
-        (0..=volumes)
+        let most = self.shelf(node).map_or(0, |shelf| shelf.volumes.len());
+        (0..=most)
             .map(name)
             .find(|volid| !taken(volid))
-            .unwrap_or_else(|| name(volumes))
+            .unwrap_or_else(|| name(most))
     }
 
     /// The format of a disk here, where none is asked for.

@@ -9,7 +9,7 @@ use crate::builder::GIB;
 use crate::delays::Delays;
 use crate::property::{Drive, Nic, print_size};
 use crate::world::birth::Maker;
-use crate::world::storage::Volume;
+use crate::world::storage::{Volume, occupied};
 use crate::world::vm::{Power, Vm};
 use crate::world::{Health, World};
 
@@ -631,7 +631,7 @@ impl World {
         if !source && !drive.is_cloudinit() {
             return Err(format!("clone failed: no such volume '{}'", drive.file));
         }
-        self.room(to, storage, size)
+        self.room(to, storage, occupied(size))
             .map_err(|reason| format!("clone failed: {reason}"))?;
         let format = clone.format.clone();
         let volid = self.allocate(to, storage, clone.newid, size, format)?;
@@ -787,7 +787,7 @@ impl World {
                     .size;
                 drive.rest.remove("import-from");
             }
-            self.room(&node, &storage, size)?;
+            self.room(&node, &storage, occupied(size))?;
             let format = drive.rest.get("format").map(str::to_owned);
             drive.rest.remove("format");
             drive.file = self.allocate(&node, &storage, vmid, size, format)?;
@@ -807,11 +807,9 @@ impl World {
         let mut drive = drive.ok_or_else(|| format!("disk '{disk}' does not exist"))?;
         let old = drive.size().unwrap_or_default();
         let storage = drive.storage().unwrap_or_default().to_owned();
-        self.room(&node, &storage, size.saturating_sub(old))?;
-        if let Some(storage) = self.storages.get_mut(&storage)
-            && let Some(volume) = storage.volume_mut(&node, &drive.file)
-        {
-            volume.size = size;
+        self.room(&node, &storage, occupied(size.saturating_sub(old)))?;
+        if let Some(storage) = self.storages.get_mut(&storage) {
+            storage.resize(&node, &drive.file, size);
         }
         drive.rest.set("size", print_size(size));
         if let Some(vm) = self.vms.get_mut(&vmid) {

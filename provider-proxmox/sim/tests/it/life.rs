@@ -8,7 +8,13 @@ use crate::client::{call, finish, upload};
 const MARK: &str =
     "capi:0123456789abcdef0123456789abcdef:default/m-0:fedcba9876543210fedcba9876543210";
 
-async fn whole_life(platform: &Platform) {
+/// A call that starts a task, to the task's good end.
+async fn work(platform: &Platform, method: &str, path: &str, parameters: &[(&str, &str)]) {
+    let upid = call(platform, method, path, parameters).await.text();
+    assert_eq!(finish(platform, &upid).await, "OK", "{method} {path}");
+}
+
+async fn make(platform: &Platform) {
     let nextid = call(platform, "GET", "/cluster/nextid", &[]).await.text();
     assert_eq!(nextid, "100");
     let clone = [
@@ -18,25 +24,11 @@ async fn whole_life(platform: &Platform) {
         ("target", "pve2"),
         ("full", "1"),
     ];
-    let upid = call(platform, "POST", "/nodes/pve1/qemu/9000/clone", &clone)
-        .await
-        .text();
-    assert_eq!(finish(platform, &upid).await, "OK");
-
+    work(platform, "POST", "/nodes/pve1/qemu/9000/clone", &clone).await;
     let changes = [("cores", "4"), ("memory", "4096"), ("tags", "b;a")];
-    let upid = call(platform, "POST", "/nodes/pve2/qemu/100/config", &changes)
-        .await
-        .text();
-    assert_eq!(finish(platform, &upid).await, "OK");
-    let upid = call(
-        platform,
-        "PUT",
-        "/nodes/pve2/qemu/100/resize",
-        &[("disk", "scsi0"), ("size", "20G")],
-    )
-    .await
-    .text();
-    assert_eq!(finish(platform, &upid).await, "OK");
+    work(platform, "POST", "/nodes/pve2/qemu/100/config", &changes).await;
+    let size = [("disk", "scsi0"), ("size", "20G")];
+    work(platform, "PUT", "/nodes/pve2/qemu/100/resize", &size).await;
 
     let upid = upload(platform, "pve2", "user-data-100.iso", b"seed")
         .await
@@ -53,7 +45,26 @@ async fn whole_life(platform: &Platform) {
     ];
     let attached = call(platform, "POST", "/nodes/pve2/qemu/100/config", &attach).await;
     assert!(attached.data().is_null());
+}
 
+async fn unmake(platform: &Platform) {
+    let refused = call(
+        platform,
+        "DELETE",
+        "/nodes/pve2/qemu/100",
+        &[("purge", "1")],
+    )
+    .await;
+    assert_eq!(refused.error(), (500, "VM 100 is running - destroy failed"));
+    work(platform, "POST", "/nodes/pve2/qemu/100/status/stop", &[]).await;
+    let purge = [("purge", "1"), ("destroy-unreferenced-disks", "1")];
+    work(platform, "DELETE", "/nodes/pve2/qemu/100", &purge).await;
+    let image = "/nodes/pve2/storage/local/content/local:iso/user-data-100.iso";
+    work(platform, "DELETE", image, &[]).await;
+}
+
+async fn whole_life(platform: &Platform) {
+    make(platform).await;
     let config = call(platform, "GET", "/nodes/pve2/qemu/100/config", &[]).await;
     let config = config.data();
     assert_eq!(config["cores"], json!(4));
@@ -65,44 +76,10 @@ async fn whole_life(platform: &Platform) {
         "{config}"
     );
     assert_eq!(config["digest"].as_str().unwrap().len(), 40);
-
-    let upid = call(platform, "POST", "/nodes/pve2/qemu/100/status/start", &[])
-        .await
-        .text();
-    assert_eq!(finish(platform, &upid).await, "OK");
+    work(platform, "POST", "/nodes/pve2/qemu/100/status/start", &[]).await;
     let status = call(platform, "GET", "/nodes/pve2/qemu/100/status/current", &[]).await;
     assert_eq!(status.data()["status"], "running");
-
-    let refused = call(
-        platform,
-        "DELETE",
-        "/nodes/pve2/qemu/100",
-        &[("purge", "1")],
-    )
-    .await;
-    assert_eq!(refused.error(), (500, "VM 100 is running - destroy failed"));
-    let upid = call(platform, "POST", "/nodes/pve2/qemu/100/status/stop", &[])
-        .await
-        .text();
-    assert_eq!(finish(platform, &upid).await, "OK");
-    let upid = call(
-        platform,
-        "DELETE",
-        "/nodes/pve2/qemu/100",
-        &[("purge", "1"), ("destroy-unreferenced-disks", "1")],
-    )
-    .await
-    .text();
-    assert_eq!(finish(platform, &upid).await, "OK");
-    let upid = call(
-        platform,
-        "DELETE",
-        "/nodes/pve2/storage/local/content/local:iso/user-data-100.iso",
-        &[],
-    )
-    .await
-    .text();
-    assert_eq!(finish(platform, &upid).await, "OK");
+    unmake(platform).await;
 
     assert_eq!(platform.vms_left(), []);
     assert_eq!(platform.isos_left(), []);
