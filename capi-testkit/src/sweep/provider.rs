@@ -23,6 +23,8 @@ pub const PROVIDER: &str = "provider";
 /// The name under which the test's own requests are recorded.
 const SCRIPT: &str = "script";
 const NAMESPACE: &str = "default";
+/// The name of every object.
+const NAME: &str = "sweep";
 /// The Cluster API version of the objects around the provider's.
 const CLUSTER_API: &str = "cluster.x-k8s.io/v1beta2";
 const CLUSTER_NAME_LABEL: &str = "cluster.x-k8s.io/cluster-name";
@@ -93,30 +95,30 @@ impl Manifest {
         let reference = |infra: &Value| {
             let version = infra["apiVersion"].as_str().unwrap_or_default();
             let group = version.split('/').next().unwrap_or_default();
-            json!({"apiGroup": group, "kind": infra["kind"], "name": "sweep"})
+            json!({"apiGroup": group, "kind": infra["kind"], "name": NAME})
         };
         let data = base64::engine::general_purpose::STANDARD.encode(&self.bootstrap);
         let mut all = self.others.clone();
         all.push(json!({
             "apiVersion": "v1", "kind": "Secret", "type": "cluster.x-k8s.io/secret",
-            "metadata": {"name": "sweep-bootstrap", "labels": {CLUSTER_NAME_LABEL: "sweep"}},
+            "metadata": {"name": "sweep-bootstrap", "labels": {CLUSTER_NAME_LABEL: NAME}},
             "data": {"value": data, "format": base64::engine::general_purpose::STANDARD.encode("cloud-config")},
         }));
         all.push(json!({
             "apiVersion": CLUSTER_API, "kind": "Cluster",
-            "metadata": {"name": "sweep"},
+            "metadata": {"name": NAME},
             "spec": {"infrastructureRef": reference(&self.cluster)},
             "status": {"initialization": {"infrastructureProvisioned": true, "controlPlaneInitialized": true}},
         }));
         all.push(owned(
             &self.cluster,
-            &json!({"apiVersion": CLUSTER_API, "kind": "Cluster", "name": "sweep"}),
+            &json!({"apiVersion": CLUSTER_API, "kind": "Cluster", "name": NAME}),
         ));
         all.push(json!({
             "apiVersion": CLUSTER_API, "kind": "Machine",
-            "metadata": {"name": "sweep", "labels": {CLUSTER_NAME_LABEL: "sweep"}},
+            "metadata": {"name": NAME, "labels": {CLUSTER_NAME_LABEL: NAME}},
             "spec": {
-                "clusterName": "sweep",
+                "clusterName": NAME,
                 "version": "v1.34.2",
                 "bootstrap": {"dataSecretName": "sweep-bootstrap"},
                 "infrastructureRef": reference(&self.machine),
@@ -124,7 +126,7 @@ impl Manifest {
             "status": {"initialization": {"bootstrapDataSecretCreated": true}},
         }));
         let owner = json!({
-            "apiVersion": CLUSTER_API, "kind": "Machine", "name": "sweep",
+            "apiVersion": CLUSTER_API, "kind": "Machine", "name": NAME,
             "controller": true, "blockOwnerDeletion": true,
         });
         all.push(owned(&self.machine, &owner));
@@ -134,8 +136,8 @@ impl Manifest {
 
 fn owned(infra: &Value, owner: &Value) -> Value {
     let mut infra = infra.clone();
-    infra["metadata"]["name"] = json!("sweep");
-    infra["metadata"]["labels"][CLUSTER_NAME_LABEL] = json!("sweep");
+    infra["metadata"]["name"] = json!(NAME);
+    infra["metadata"]["labels"][CLUSTER_NAME_LABEL] = json!(NAME);
     infra["metadata"]["ownerReferences"] = json!([owner]);
     infra
 }
@@ -185,11 +187,7 @@ impl<B: Backend> ProviderWorld<B> {
     }
 
     fn api(&self, object: &Value) -> Api<DynamicObject> {
-        let version = object["apiVersion"].as_str().unwrap_or_default();
-        let (group, version) = version.split_once('/').unwrap_or(("", version));
-        let kind = object["kind"].as_str().unwrap_or_default();
-        let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind));
-        Api::namespaced_with(self.script.clone(), NAMESPACE, &resource)
+        Api::namespaced_with(self.script.clone(), NAMESPACE, &resource(object))
     }
 
     /// Creates the objects; the script has no faults, so anything else than success is a mistake in
@@ -233,16 +231,17 @@ impl<B: Backend> ProviderWorld<B> {
         Ok(())
     }
 
-    async fn fetch(&self, object: &Value) -> Result<Option<Value>, String> {
-        let found = self.api(object).get_opt("sweep").await;
-        let found = found.map_err(|error| format!("reading {}: {error}", object["kind"]))?;
-        Ok(found.and_then(|object| serde_json::to_value(object).ok()))
+    /// The object as it is stored, without a request.
+    fn stored(&self, object: &Value) -> Option<Value> {
+        let resource = resource(object);
+        let collection = format!("{}.{}", resource.plural, resource.group);
+        self.server.object(&collection, NAMESPACE, NAME)
     }
 
     async fn remove(&self, object: &Value) -> Result<(), String> {
         match self
             .api(object)
-            .delete("sweep", &DeleteParams::default())
+            .delete(NAME, &DeleteParams::default())
             .await
         {
             Ok(_) => Ok(()),
@@ -252,8 +251,8 @@ impl<B: Backend> ProviderWorld<B> {
     }
 
     async fn unmet(&self, goal: Goal) -> Result<Option<String>, String> {
-        let machine = self.fetch(&self.manifest.machine).await?;
-        let cluster = self.fetch(&self.manifest.cluster).await?;
+        let machine = self.stored(&self.manifest.machine);
+        let cluster = self.stored(&self.manifest.cluster);
         match goal {
             Goal::Built => Ok(unbuilt("infra machine", machine.as_ref(), true)
                 .or_else(|| unbuilt("infra cluster", cluster.as_ref(), false))),
@@ -274,6 +273,13 @@ impl<B: Backend> ProviderWorld<B> {
             },
         }
     }
+}
+
+fn resource(object: &Value) -> ApiResource {
+    let version = object["apiVersion"].as_str().unwrap_or_default();
+    let (group, version) = version.split_once('/').unwrap_or(("", version));
+    let kind = object["kind"].as_str().unwrap_or_default();
+    ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind))
 }
 
 fn unbuilt(what: &str, object: Option<&Value>, has_id: bool) -> Option<String> {
@@ -311,7 +317,7 @@ fn still_there(what: &str, object: &Value) -> String {
 
 impl<B: Backend> World for ProviderWorld<B> {
     fn start(&self, faults: Faults) -> BoxFuture<'static, ()> {
-        let client = faults.kubernetes(self.server.client(PROVIDER), PROVIDER);
+        let client = self.server.client_with(PROVIDER, &faults);
         (self.start)(client, faults)
     }
 
