@@ -30,8 +30,9 @@
 //!
 //! # Guarantees
 //!
-//! - Runs are deterministic: one current-thread runtime each, a paused clock, and draws from the
-//!   seed. A failure names its [`Scenario`], which [`Sweep::replay`] plays again.
+//! - Runs are as deterministic as the controller: one current-thread runtime each, a paused clock, and
+//!   draws from the seed. A failure names its [`Scenario`], which [`Sweep::replay`] plays again. (What
+//!   a controller draws itself, as `tokio::select!` without `biased` does, is its own.)
 //! - A killed controller is gone: its future is dropped and calls of what it left behind never reach
 //!   a port.
 //! - No run takes for ever: virtual time and the number of calls are limited.

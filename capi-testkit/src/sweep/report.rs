@@ -7,8 +7,8 @@ use crate::faults::{Fate, Traced};
 use crate::sweep::Scenario;
 use crate::sweep::play::Outcome;
 
-/// Mutating or faulty calls of a failing run that are shown, the last ones.
-const TRACE_SHOWN_MAX: usize = 60;
+/// Mutating or faulty calls of a failing run that are shown of its beginning and of its end.
+const ACTS_SHOWN: [usize; 2] = [30, 30];
 /// Reads shown before each of them; what was seen right before an act is what it was decided on.
 const READS_SHOWN_MAX: usize = 3;
 
@@ -31,9 +31,12 @@ impl Display for Failure {
         let acts: Vec<usize> = (0..self.trace.len())
             .filter(|at| telling(&self.trace[*at]))
             .collect();
-        let first = acts.len().saturating_sub(TRACE_SHOWN_MAX);
+        let [first, last] = ACTS_SHOWN;
+        let hidden = first..acts.len().saturating_sub(last);
+        let shown = acts.iter().enumerate();
+        let shown = shown.filter(|(number, _)| !hidden.contains(number));
         let mut next = 0;
-        for at in acts.into_iter().skip(first).chain([self.trace.len()]) {
+        for at in shown.map(|(_, at)| *at).chain([self.trace.len()]) {
             let from = at.saturating_sub(READS_SHOWN_MAX).max(next);
             if from > next {
                 writeln!(out, "  ({} calls not shown)", from - next)?;
