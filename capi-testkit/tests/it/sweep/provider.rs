@@ -324,7 +324,7 @@ fn unconditional_writes_are_caught() {
         without_preconditions,
         &[Family::StaleViews, Family::StaleCrashes],
     );
-    let failure = report.failures.first().map(|failure| failure.to_string());
+    let failure = report.failures.first().map(ToString::to_string);
     let failure = failure.unwrap_or_else(|| report.to_string());
     println!("{failure}");
     assert!(
