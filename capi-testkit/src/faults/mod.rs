@@ -1,8 +1,7 @@
 //! Faults: what goes wrong between a controller and the ports it calls.
 //!
 //! A port (the Kubernetes client, the hypervisor's client, ...) passes each call through
-//! [`Faults::around`]; [`ApiServer::client_with`](crate::apiserver::ApiServer::client_with) does so for
-//! Kubernetes. Without a plan the call passes and is recorded; with one it may be dropped on
+//! [`Faults::around`]; [`Faults::kubernetes`] does so for the client of any API server. Without a plan the call passes and is recorded; with one it may be dropped on
 //! either side of its effect, land late, be refused, be slow, or kill the process that made it.
 //!
 //! # Guarantees
@@ -16,6 +15,7 @@
 //!   left running behind its back can do no more harm than a dead process.
 //! - Only tokio's time is used, so everything works on a paused clock.
 
+mod kubernetes;
 mod weak;
 
 use std::collections::{BTreeMap, VecDeque};
