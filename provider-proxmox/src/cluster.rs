@@ -16,6 +16,7 @@ use serde::Serialize;
 use crate::api::{CLUSTER_FINALIZER, InClusterZoneRef, LocalRef, ProxmoxCluster};
 use crate::pool::{self, Family};
 use crate::pve;
+use crate::range;
 use crate::session::Session;
 
 /// Names the credentials of a cluster: the Secret of `credentialsRef`, in the cluster's namespace
@@ -241,6 +242,10 @@ impl InfraCluster for Clusters {
     fn endpoint_is_external(&self, object: &ProxmoxCluster) -> bool {
         object.spec.external_managed_control_plane
     }
+
+    fn unsupported(&self, object: &ProxmoxCluster) -> Vec<String> {
+        range::check(&object.spec)
+    }
 }
 
 #[cfg(test)]
@@ -304,5 +309,25 @@ mod tests {
             None
         );
         assert_eq!(status.in_cluster_ip_pool_ref.len(), 3);
+    }
+
+    #[test]
+    fn addresses_that_cannot_work_hold_the_cluster_back() {
+        let mut spec = ProxmoxClusterSpec {
+            ipv4_config: Some(IpConfig {
+                addresses: vec!["10.0.0.10-10.0.0.20".into()],
+                gateway: "10.0.0.1".into(),
+                prefix: 24,
+                metric: 100,
+            }),
+            ..ProxmoxClusterSpec::default()
+        };
+        assert!(Clusters.unsupported(&cluster(spec.clone())).is_empty());
+        spec.dns_servers = vec!["dns.example.com".into()];
+        let problems = Clusters.unsupported(&cluster(spec));
+        assert!(
+            problems[0].starts_with("spec.dnsServers[0]: "),
+            "{problems:?}"
+        );
     }
 }

@@ -10,6 +10,7 @@
 //! | [`placement`] | which template, which node, which number |
 //! | [`pool`] | address pools of a cluster, address claims of a machine |
 //! | [`property`] | lines of a VM's configuration, read and written |
+//! | [`range`] | ranges of addresses, and whether those of a cluster can work |
 //! | [`seed`] | what the first boot reads: user data, meta-data, network, as an image |
 //! | [`pve`] | the client for the Proxmox VE API |
 //! | [`session`] | a connected client, and what its users share |
@@ -26,5 +27,6 @@ pub mod placement;
 pub mod pool;
 pub mod property;
 pub mod pve;
+pub mod range;
 pub mod seed;
 pub mod session;

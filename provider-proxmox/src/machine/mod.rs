@@ -38,7 +38,7 @@ pub use facts::MachineStatus;
 pub use observe::{Phase, Seen};
 pub use steps::{Change, Guard, MachineStep};
 
-use crate::api::{MACHINE_FINALIZER, MatchPolicy, ProxmoxCluster, ProxmoxMachine};
+use crate::api::{MACHINE_FINALIZER, ProxmoxCluster, ProxmoxMachine};
 use crate::session::Session;
 use crate::{network, pool};
 
@@ -168,17 +168,6 @@ impl InfraMachine for Machines {
             .into_iter()
             .map(|field| format!("{field}: not supported yet; leave it out"))
             .collect();
-        let policy = spec
-            .template_selector
-            .as_ref()
-            .map(|selector| selector.match_policy);
-        if let Some(MatchPolicy::UniqueSubset | MatchPolicy::BestSubset) = policy {
-            all.push(
-                "spec.templateSelector.matchPolicy: only exact is supported yet; give the template \
-                 a set of tags of its own and match exactly these"
-                    .to_owned(),
-            );
-        }
         if cluster.spec.zone(spec.network.zone()).is_none() {
             all.push(format!(
                 "spec.network.zone: the cluster has no zone {}; add it to spec.zoneConfig of the \
