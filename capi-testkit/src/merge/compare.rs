@@ -75,20 +75,20 @@ impl Walk {
             // Null is a container without content: what it held is gone, it stays.
             (_, Treatment::Granular | Treatment::Associative, Value::Null, _) => {
                 let below = all_below(place, old)?;
-                self.changes.removed.insert_below(&self.path, false, below);
+                self.changes.removed.insert_below(&self.path, false, &below);
                 Ok(())
             }
             (Value::Null, _, _, Treatment::Granular | Treatment::Associative) => {
                 let below = all_below(place, new)?;
-                self.changes.added.insert_below(&self.path, false, below);
+                self.changes.added.insert_below(&self.path, false, &below);
                 Ok(())
             }
             _ => {
                 self.changes.modified.insert(&self.path);
                 let gone = all_below(place, old)?;
-                self.changes.removed.insert_below(&self.path, false, gone);
+                self.changes.removed.insert_below(&self.path, false, &gone);
                 let come = all_below(place, new)?;
-                self.changes.added.insert_below(&self.path, false, come);
+                self.changes.added.insert_below(&self.path, false, &come);
                 Ok(())
             }
         }
@@ -128,6 +128,15 @@ impl Walk {
     }
 
     fn lists(&mut self, place: Place<'_>, old: &[Value], new: &[Value]) -> Result<(), String> {
+        if let Some(changed) = changed_in_place(place, old, new) {
+            for (old, new) in changed {
+                self.path.push(place.element(new)?);
+                let result = self.both(place.item(), old, new);
+                self.path.pop();
+                result?;
+            }
+            return Ok(());
+        }
         let mut items: BTreeMap<String, (Vec<&Value>, Vec<&Value>)> = BTreeMap::new();
         for item in old {
             items.entry(place.element(item)?).or_default().0.push(item);
@@ -178,16 +187,44 @@ impl Walk {
             (Some(old), Some(new)) => self.both(place, old, new),
             (Some(old), None) => {
                 let below = all_below(place, old)?;
-                self.changes.removed.insert_below(&self.path, true, below);
+                self.changes.removed.insert_below(&self.path, true, &below);
                 Ok(())
             }
             (None, Some(new)) => {
                 let below = all_below(place, new)?;
-                self.changes.added.insert_below(&self.path, true, below);
+                self.changes.added.insert_below(&self.path, true, &below);
                 Ok(())
             }
         }
     }
+}
+
+/// The items that changed, if the lists hold the same distinct items in the same order. That is how
+/// most lists change, conditions above all, and it takes no index of their keys.
+fn changed_in_place<'v>(
+    place: Place<'_>,
+    old: &'v [Value],
+    new: &'v [Value],
+) -> Option<Vec<(&'v Value, &'v Value)>> {
+    if old.len() != new.len() {
+        return None;
+    }
+    let mut changed = Vec::new();
+    for (index, (old, now)) in old.iter().zip(new).enumerate() {
+        if old == now {
+            continue;
+        }
+        let repeated = || {
+            new.iter()
+                .enumerate()
+                .any(|(other, item)| other != index && place.same_keys(item, now))
+        };
+        if !place.same_keys(old, now) || repeated() {
+            return None;
+        }
+        changed.push((old, now));
+    }
+    Some(changed)
 }
 
 /// Every field below a value, the fields around them included.

@@ -59,7 +59,7 @@ impl FieldSet {
     }
 
     /// Adds `below` under `path`, and the field at `path` itself if `member`.
-    pub(crate) fn insert_below(&mut self, path: &[String], member: bool, below: Self) {
+    pub(crate) fn insert_below(&mut self, path: &[String], member: bool, below: &Self) {
         if member {
             self.insert(path);
         }

@@ -37,6 +37,8 @@ mod compare;
 mod element;
 mod field_set;
 mod owners;
+#[cfg(test)]
+mod properties;
 mod shape;
 
 use std::sync::LazyLock;

@@ -172,6 +172,20 @@ impl<'a> Place<'a> {
         }
     }
 
+    /// Whether two items are seen to be one without a look at defaults: both have all keys, and the
+    /// same ones. Items of sets are one only if they are equal.
+    pub(crate) fn same_keys(self, one: &Value, other: &Value) -> bool {
+        let same = |key: &str| one.get(key).is_some() && one.get(key) == other.get(key);
+        match self {
+            Self::Node(node) => match &node.list_type {
+                ListType::Map(keys) => keys.iter().all(|key| same(key)),
+                ListType::Set | ListType::Atomic => one == other,
+            },
+            Self::Fixed(Type::List { keys, .. }) => keys.iter().all(|key| same(key)),
+            Self::Fixed(_) | Self::Resource(_) | Self::Deduced => one == other,
+        }
+    }
+
     /// Why a value cannot be at this place, in the words of the real server.
     pub(crate) fn mismatch(self, value: &Value) -> Option<String> {
         let Self::Node(node) = self else { return None };

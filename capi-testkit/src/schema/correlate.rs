@@ -23,9 +23,13 @@ impl<'a> Correlated<'a> {
         }
     }
 
-    pub(crate) fn of(&self, item: &Value) -> Option<&'a Value> {
+    /// The stored counterpart of an item. Lists rarely change their order, so the place where the
+    /// item now stands is looked at first.
+    pub(crate) fn of(&self, index: usize, item: &Value) -> Option<&'a Value> {
+        let same = |old: &&Value| self.keys.iter().all(|key| old.get(key) == item.get(key));
         self.items
-            .iter()
-            .find(|old| self.keys.iter().all(|key| old.get(key) == item.get(key)))
+            .get(index)
+            .filter(same)
+            .or_else(|| self.items.iter().find(same))
     }
 }

@@ -10,6 +10,9 @@ use super::{
 
 /// Adds an error for each item that repeats an earlier one, once per repeated item.
 pub(crate) fn check(node: &Node, value: &Value, path: &Path<'_>, errors: &mut Vec<FieldError>) {
+    if !node.distinct_within {
+        return;
+    }
     match value {
         Value::Object(fields) => {
             for (key, value) in fields {

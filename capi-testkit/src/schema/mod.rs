@@ -18,12 +18,19 @@ mod embedded;
 mod field;
 mod format;
 mod list_type;
+mod nearest;
 mod node;
 mod pattern;
 mod prune;
 mod rule;
 mod validate;
 
+use std::{
+    collections::HashMap,
+    sync::{Arc, LazyLock},
+};
+
+use parking_lot::Mutex;
 use serde_json::Value;
 
 pub use self::field::{FieldError, FieldErrorKind, invalid_message};
@@ -54,10 +61,20 @@ pub(crate) use self::node::{Additional, Kind, ListType, Node};
 /// );
 /// # Ok::<(), capi_testkit::schema::SchemaError>(())
 /// ```
-#[derive(Debug)]
+///
+/// Cloning is cheap: clones share what was compiled.
+#[derive(Debug, Clone)]
 pub struct Schema {
-    root: Node,
+    root: Arc<Node>,
 }
+
+/// Most schemas that are remembered once compiled: the published ones and those of a few providers.
+/// Compiling all published ones takes tens of milliseconds, which a process with a server per test
+/// would otherwise pay again and again.
+const REMEMBERED_MAX: usize = 64;
+
+/// Schemas compiled so far, by their source.
+static REMEMBERED: LazyLock<Mutex<HashMap<Value, Schema>>> = LazyLock::new(Mutex::default);
 
 impl Schema {
     /// Compiles `openAPIV3Schema`, patterns and CEL rules included.
@@ -67,7 +84,16 @@ impl Schema {
     /// What a real server refuses when the definition is created, as far as it would matter here: a
     /// missing or unknown type, a list-type map without keys, a pattern or rule that does not compile.
     pub fn compile(open_api_v3_schema: &Value) -> Result<Self, SchemaError> {
-        node::compile(open_api_v3_schema, "openAPIV3Schema").map(|root| Self { root })
+        if let Some(known) = REMEMBERED.lock().get(open_api_v3_schema) {
+            return Ok(known.clone());
+        }
+        let root = Arc::new(node::compile(open_api_v3_schema, "openAPIV3Schema")?);
+        let schema = Self { root };
+        let mut remembered = REMEMBERED.lock();
+        if remembered.len() < REMEMBERED_MAX {
+            remembered.insert(open_api_v3_schema.clone(), schema.clone());
+        }
+        Ok(schema)
     }
 
     /// Removes fields that the schema does not specify, and nulls that mean "not set".
@@ -97,6 +123,12 @@ impl Schema {
     #[must_use]
     pub fn validate(&self, new: &Value, old: Option<&Value>) -> Vec<FieldError> {
         validate::validate(&self.root, new, old)
+    }
+
+    /// The known field that an unknown one, named as by [`Schema::prune`], was probably meant to be.
+    #[must_use]
+    pub fn nearest_field(&self, unknown: &str) -> Option<&str> {
+        nearest::sibling(&self.root, unknown)
     }
 
     pub(crate) fn root(&self) -> &Node {

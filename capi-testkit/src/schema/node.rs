@@ -95,6 +95,8 @@ pub(crate) struct Node {
     pub(crate) defaults_below: bool,
     /// Whether this node or one below has rules.
     pub(crate) rules_within: bool,
+    /// Whether this node or one below is a list of distinct items.
+    pub(crate) distinct_within: bool,
     /// Whether this node or one below is an embedded resource.
     pub(crate) embedded_within: bool,
 }
@@ -175,6 +177,7 @@ impl Compiler {
             rules,
             defaults_below: false,
             rules_within: false,
+            distinct_within: false,
             embedded_within: false,
         };
         let below = || {
@@ -196,8 +199,11 @@ impl Compiler {
                 .any(|branch| !branch.rules.is_empty())
             || below().any(|child| child.rules_within);
         let embedded = node.embedded_resource || below().any(|child| child.embedded_within);
+        let distinct =
+            node.list_type != ListType::Atomic || below().any(|child| child.distinct_within);
         node.defaults_below = defaults;
         node.rules_within = rules;
+        node.distinct_within = distinct;
         node.embedded_within = embedded;
         Ok(node)
     }

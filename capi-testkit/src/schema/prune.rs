@@ -114,7 +114,7 @@ fn prune_value(value: &mut Value, node: Option<&Node>, gone: &mut Gone) {
             }
             for (index, item) in items.iter_mut().enumerate() {
                 gone.within(&format!("[{index}]"), |gone| {
-                    prune_value(item, item_node, gone)
+                    prune_value(item, item_node, gone);
                 });
             }
         }

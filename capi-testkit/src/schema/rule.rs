@@ -248,7 +248,7 @@ fn evaluate_node(
             };
             let correlated = Correlated::new(node, old);
             for (index, item) in items.iter().enumerate() {
-                let old = correlated.of(item);
+                let old = correlated.of(index, item);
                 let path = Path::Index(path, index);
                 evaluate_node(child, item, old, below(old, item), &path, errors);
             }

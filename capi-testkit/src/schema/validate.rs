@@ -19,13 +19,10 @@ use super::{
 pub(crate) fn validate(root: &Node, new: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let mut errors = check(root, new, old, &Path::Root).errors;
     embedded::check(root, new, &Path::Root, &mut errors);
-    let stored_is_unique = old.is_none_or(|old| {
-        let mut stored = Vec::new();
-        list_type::check(root, old, &Path::Root, &mut stored);
-        stored.is_empty()
-    });
-    if stored_is_unique {
-        list_type::check(root, new, &Path::Root, &mut errors);
+    let mut repeated = Vec::new();
+    list_type::check(root, new, &Path::Root, &mut repeated);
+    if !repeated.is_empty() && !old.is_some_and(|old| has_repeated(root, old)) {
+        errors.append(&mut repeated);
     }
     if !root.rules_within {
         return errors;
@@ -41,6 +38,13 @@ pub(crate) fn validate(root: &Node, new: &Value, old: Option<&Value>) -> Vec<Fie
     }
     rule::evaluate(root, new, old, &mut errors);
     errors
+}
+
+/// Whether the stored object repeats items already, which forgives any repetition in the new one.
+fn has_repeated(root: &Node, old: &Value) -> bool {
+    let mut stored = Vec::new();
+    list_type::check(root, old, &Path::Root, &mut stored);
+    !stored.is_empty()
 }
 
 /// The errors of a value, and how many checks it passed, which tells near misses among alternatives.
@@ -220,9 +224,8 @@ fn best_of(branches: impl Iterator<Item = Outcome>) -> Best {
         let valid = outcome.errors.is_empty();
         let better = match (valid, best.valid) {
             (true, 0) => true,
-            (true, _) => false,
             (false, 0) => first || outcome.matches > best.outcome.matches,
-            (false, _) => false,
+            (true | false, _) => false,
         };
         best.valid += usize::from(valid);
         if better {
@@ -346,7 +349,7 @@ fn check_array(
             outcome.merge(check(
                 child,
                 item,
-                correlated.of(item),
+                correlated.of(index, item),
                 &Path::Index(path, index),
             ));
         }
@@ -452,7 +455,6 @@ fn check_object(
 mod tests {
     use serde_json::json;
 
-    use super::*;
     use crate::schema::Schema;
 
     #[test]
