@@ -3,6 +3,7 @@
 use std::{borrow::Cow, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::{event, kinds::Resource, status::StatusError, store::Object, table};
@@ -16,6 +17,8 @@ const ACCEPTED: &str = "application/json, application/yaml, application/vnd.kube
 pub(crate) struct Shape {
     pub(crate) form: Form,
     pub(crate) yaml: bool,
+    /// When the request came; tables show ages.
+    pub(crate) now: Timestamp,
 }
 
 /// How much of the objects a client wants.
@@ -37,21 +40,31 @@ pub(crate) enum RowObject {
 }
 
 impl Shape {
+    /// Whole objects as JSON.
+    pub(crate) fn json(now: Timestamp) -> Self {
+        Self {
+            form: Form::Whole,
+            yaml: false,
+            now,
+        }
+    }
+
     /// The first acceptable entry of an `Accept` header, in the order given.
-    pub(crate) fn negotiate(accept: &str, include: &str) -> Result<Self, StatusError> {
+    pub(crate) fn negotiate(
+        accept: &str,
+        include: &str,
+        now: Timestamp,
+    ) -> Result<Self, StatusError> {
         if accept.trim().is_empty() {
-            return Ok(Self {
-                form: Form::Whole,
-                yaml: false,
-            });
+            return Ok(Self::json(now));
         }
         let found = accept
             .split(',')
-            .find_map(|entry| Self::of_media_type(entry, include));
+            .find_map(|entry| Self::of_media_type(entry, include, now));
         found.ok_or_else(|| StatusError::not_acceptable(ACCEPTED))
     }
 
-    fn of_media_type(entry: &str, include: &str) -> Option<Self> {
+    fn of_media_type(entry: &str, include: &str, now: Timestamp) -> Option<Self> {
         let mut parts = entry.split(';').map(str::trim);
         let yaml = match parts.next()? {
             "application/json" | "*/*" | "application/*" => false,
@@ -76,7 +89,7 @@ impl Shape {
                 _ => form,
             };
         }
-        Some(Self { form, yaml })
+        Some(Self { form, yaml, now })
     }
 
     pub(crate) fn content_type(self) -> &'static str {
@@ -106,7 +119,13 @@ impl Shape {
             Form::Whole => whole(resource, object),
             Form::Metadata => Bytes::from(partial(object.value()).to_string()),
             Form::Table(include) => {
-                let table = table::table(resource, std::slice::from_ref(object), include, true);
+                let table = table::table(
+                    resource,
+                    std::slice::from_ref(object),
+                    include,
+                    true,
+                    self.now,
+                );
                 Bytes::from(table.to_string())
             }
         };
@@ -146,7 +165,7 @@ impl Shape {
                 )
             }
             Form::Table(include) => {
-                let mut table = table::table(resource, objects, include, true);
+                let mut table = table::table(resource, objects, include, true, self.now);
                 table["metadata"] = metadata.clone();
                 Bytes::from(table.to_string())
             }
@@ -170,7 +189,13 @@ impl Shape {
             Form::Whole => whole(resource, object),
             Form::Metadata => Bytes::from(partial(object.value()).to_string()),
             Form::Table(include) => {
-                let table = table::table(resource, std::slice::from_ref(object), include, first);
+                let table = table::table(
+                    resource,
+                    std::slice::from_ref(object),
+                    include,
+                    first,
+                    self.now,
+                );
                 Bytes::from(table.to_string())
             }
         };
@@ -287,16 +312,17 @@ mod tests {
 
     #[test]
     fn the_first_acceptable_media_type_wins() {
+        let negotiate = |accept: &str| Shape::negotiate(accept, "", Timestamp::UNIX_EPOCH);
         let table = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json";
-        let shape = Shape::negotiate(table, "").unwrap();
+        let shape = negotiate(table).unwrap();
         assert_eq!(shape.form, Form::Table(RowObject::Metadata));
         let old = "application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
-        assert_eq!(Shape::negotiate(old, "").unwrap().form, Form::Whole);
+        assert_eq!(negotiate(old).unwrap().form, Form::Whole);
         let metadata = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1";
-        assert_eq!(Shape::negotiate(metadata, "").unwrap().form, Form::Metadata);
-        assert!(Shape::negotiate("application/yaml", "").unwrap().yaml);
+        assert_eq!(negotiate(metadata).unwrap().form, Form::Metadata);
+        assert!(negotiate("application/yaml").unwrap().yaml);
         let protobuf = "application/vnd.kubernetes.protobuf, */*";
-        assert!(!Shape::negotiate(protobuf, "").unwrap().yaml);
-        assert_eq!(Shape::negotiate("text/html", "").unwrap_err().code, 406);
+        assert!(!negotiate(protobuf).unwrap().yaml);
+        assert_eq!(negotiate("text/html").unwrap_err().code, 406);
     }
 }

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use futures::{StreamExt, stream::BoxStream};
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header, request::Parts};
 use http_body::{Body, Frame, SizeHint};
+use jiff::Timestamp;
 
 use super::{
     ApiServer, AuditRecord,
@@ -130,8 +131,8 @@ impl Answer {
             };
         }
         let shape = Shape {
-            form: Form::Whole,
             yaml,
+            ..Shape::json(Timestamp::UNIX_EPOCH)
         };
         let status = error.to_value();
         let (content_type, body) = match shape.encode(&status) {
@@ -244,7 +245,7 @@ impl ApiServer {
         check_scope(&resource, &target)?;
         let manager = manager(&query, &parts.headers, &caller.actor)?;
         let ask = Ask {
-            shape: Shape::negotiate(accept, query.text("includeObject"))?,
+            shape: Shape::negotiate(accept, query.text("includeObject"), self.inner.clock.now())?,
             content_type: header_text(&parts.headers, header::CONTENT_TYPE).to_owned(),
             dry_run: dry_run(&query, target.verb)?,
             manager,

@@ -2,11 +2,14 @@
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::{
+    jsonpath,
     kinds::{Column, Resource},
     output::{RowObject, in_version, partial},
+    row,
     store::Object,
 };
 
@@ -16,11 +19,17 @@ pub(crate) fn table(
     objects: &[Arc<Object>],
     include: RowObject,
     with_columns: bool,
+    now: Timestamp,
 ) -> Value {
-    let columns = columns(resource);
+    let builtin = row::columns(resource);
+    let columns = if builtin.is_empty() {
+        defined(resource)
+    } else {
+        builtin
+    };
     let rows: Vec<_> = objects
         .iter()
-        .map(|object| row(resource, &columns, object, include))
+        .map(|object| table_row(resource, &columns, object, include, now))
         .collect();
     let metadata = match objects {
         [only] => json!({"resourceVersion": only.meta("resourceVersion").unwrap_or_default()}),
@@ -40,27 +49,27 @@ pub(crate) fn table(
     })
 }
 
-fn columns(resource: &Resource) -> Vec<Column> {
-    let name = Column {
-        name: "Name".to_owned(),
-        kind: "string".to_owned(),
-        format: "name".to_owned(),
-        description: "Name must be unique within a namespace.".to_owned(),
-        priority: 0,
-        path: ".metadata.name".to_owned(),
-    };
-    let mut columns = vec![name];
+/// A column of a kind.
+pub(crate) fn column(name: &str, kind: &str, path: &str, priority: i64) -> Column {
+    Column {
+        name: name.to_owned(),
+        kind: kind.to_owned(),
+        format: if name == "Name" {
+            "name".to_owned()
+        } else {
+            String::new()
+        },
+        description: String::new(),
+        priority,
+        path: path.to_owned(),
+    }
+}
+
+/// Name, and the definition's columns, or the age if it has none.
+fn defined(resource: &Resource) -> Vec<Column> {
+    let mut columns = vec![column("Name", "string", ".metadata.name", 0)];
     if resource.columns.is_empty() {
-        columns.push(Column {
-            name: "Age".to_owned(),
-            kind: "date".to_owned(),
-            format: String::new(),
-            description: "CreationTimestamp is a timestamp representing the server time when this \
-                object was created."
-                .to_owned(),
-            priority: 0,
-            path: ".metadata.creationTimestamp".to_owned(),
-        });
+        columns.push(column("Age", "date", ".metadata.creationTimestamp", 0));
     } else {
         columns.extend(resource.columns.iter().cloned());
     }
@@ -70,16 +79,29 @@ fn columns(resource: &Resource) -> Vec<Column> {
 fn definition(column: &Column) -> Value {
     json!({
         "name": column.name,
-        "type": column.kind,
+        "type": if column.kind == "date" { "string" } else { &column.kind },
         "format": column.format,
         "description": column.description,
         "priority": column.priority,
     })
 }
 
-fn row(resource: &Resource, columns: &[Column], object: &Arc<Object>, include: RowObject) -> Value {
+fn table_row(
+    resource: &Resource,
+    columns: &[Column],
+    object: &Arc<Object>,
+    include: RowObject,
+    now: Timestamp,
+) -> Value {
     let shown = in_version(resource, object.value());
-    let cells: Vec<_> = columns.iter().map(|column| cell(column, &shown)).collect();
+    let cells: Vec<_> = columns
+        .iter()
+        .map(|column| match row::cell(resource, &column.path, &shown) {
+            Some(Value::String(time)) if column.kind == "date" => age(&time, now).into(),
+            Some(computed) => computed,
+            None => cell(column, &shown, now),
+        })
+        .collect();
     let mut row = json!({"cells": cells});
     match include {
         RowObject::None => {}
@@ -89,12 +111,92 @@ fn row(resource: &Resource, columns: &[Column], object: &Arc<Object>, include: R
     row
 }
 
-fn cell(column: &Column, object: &Value) -> Value {
-    column
-        .path
-        .split('.')
-        .filter(|part| !part.is_empty())
-        .try_fold(object, |at, part| at.get(part))
-        .cloned()
-        .unwrap_or(Value::Null)
+/// What a column shows of an object, as the converter of custom resources does it.
+fn cell(column: &Column, object: &Value, now: Timestamp) -> Value {
+    let Some(found) = jsonpath::find(object, &column.path) else {
+        return Value::Null;
+    };
+    let Some(first) = found.first() else {
+        return Value::Null;
+    };
+    match (column.kind.as_str(), first) {
+        ("integer", Value::Number(number)) => number.as_i64().map_or(Value::Null, Value::from),
+        ("number", Value::Number(_)) | ("boolean", Value::Bool(_)) => (*first).clone(),
+        ("date", Value::String(text)) => age(text, now).into(),
+        ("string", _) => {
+            let texts: Vec<_> = found.iter().map(|value| text(value)).collect();
+            texts.join(" ").into()
+        }
+        _ => Value::Null,
+    }
+}
+
+fn text(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Null => String::new(),
+        other => other.to_string(),
+    }
+}
+
+/// Time since a `metav1.Time`, in the words of `kubectl`.
+pub(crate) fn age(time: &str, now: Timestamp) -> String {
+    match time.parse::<Timestamp>() {
+        Ok(then) => human(now.as_second() - then.as_second()),
+        Err(_) => "<invalid>".to_owned(),
+    }
+}
+
+/// `duration.HumanDuration` of apimachinery: two units at most, fewer the longer it is.
+fn human(seconds: i64) -> String {
+    const MINUTE: i64 = 60;
+    const HOUR: i64 = 60 * MINUTE;
+    const DAY: i64 = 24 * HOUR;
+    const YEAR: i64 = 365 * DAY;
+    let two = |first: i64, unit: &str, second: i64, smaller: &str| {
+        if second == 0 {
+            format!("{first}{unit}")
+        } else {
+            format!("{first}{unit}{second}{smaller}")
+        }
+    };
+    match seconds {
+        ..-1 => "<invalid>".to_owned(),
+        ..0 => "0s".to_owned(),
+        _ if seconds < 2 * MINUTE => format!("{seconds}s"),
+        _ if seconds < 10 * MINUTE => two(seconds / MINUTE, "m", seconds % MINUTE, "s"),
+        _ if seconds < 3 * HOUR => format!("{}m", seconds / MINUTE),
+        _ if seconds < 8 * HOUR => two(seconds / HOUR, "h", seconds % HOUR / MINUTE, "m"),
+        _ if seconds < 2 * DAY => format!("{}h", seconds / HOUR),
+        _ if seconds < 8 * DAY => two(seconds / DAY, "d", seconds % DAY / HOUR, "h"),
+        _ if seconds < 2 * YEAR => format!("{}d", seconds / DAY),
+        _ if seconds < 8 * YEAR => two(seconds / YEAR, "y", seconds % YEAR / DAY, "d"),
+        _ => format!("{}y", seconds / YEAR),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ages_read_as_kubectl_shows_them() {
+        let table = [
+            (-5, "<invalid>"),
+            (-1, "0s"),
+            (0, "0s"),
+            (119, "119s"),
+            (120, "2m"),
+            (599, "9m59s"),
+            (3600, "60m"),
+            (4 * 3600 + 60, "4h1m"),
+            (8 * 3600, "8h"),
+            (49 * 3600, "2d1h"),
+            (9 * 86400, "9d"),
+            (3 * 365 * 86400, "3y"),
+        ];
+        for (seconds, expected) in table {
+            assert_eq!(human(seconds), expected);
+        }
+    }
 }

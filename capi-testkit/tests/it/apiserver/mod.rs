@@ -117,3 +117,4 @@ pub(crate) fn widget(name: &str) -> Value {
         "spec": {},
     })
 }
+mod zz_serve;
