@@ -443,18 +443,21 @@ impl Builtin {
     }
 }
 
-/// The schema of a kind with the definitions it refers to under `definitions`.
-fn open_api<K: JsonSchema>() -> Value {
+/// The schema of a kind with the definitions it refers to under `definitions`, its name under
+/// `x-name`.
+pub(crate) fn open_api<K: JsonSchema>() -> Value {
     let mut generator = SchemaSettings::openapi3().into_generator();
     let root = generator.root_schema_for::<K>();
     let mut root = root.to_value();
     let mut definitions = BTreeMap::new();
-    if let Some(found) = root.get_mut("components").map(Value::take) {
-        if let Value::Object(found) = found["schemas"].clone() {
-            definitions.extend(found);
-        }
+    let found = root
+        .get_mut("components")
+        .map(|found| found["schemas"].take());
+    if let Some(Value::Object(found)) = found {
+        definitions.extend(found);
     }
     root["definitions"] = json!(definitions);
+    root["x-name"] = K::schema_name().into();
     root
 }
 

@@ -18,6 +18,7 @@ use super::{
     definitions::CLEANUP,
     delete::{DeleteOptions, FOREGROUND, ORPHAN, Propagation},
     kinds::Resource,
+    metadata,
     store::{Key, Object, Place, Refused, Write},
     strategy,
 };
@@ -334,9 +335,7 @@ impl ApiServer {
         if let Some(list) = value["metadata"]["ownerReferences"].as_array_mut() {
             list.retain(|owner| !uids.iter().any(|uid| owner["uid"] == uid.as_str()));
             if list.is_empty() {
-                if let Some(metadata) = value["metadata"].as_object_mut() {
-                    metadata.remove("ownerReferences");
-                }
+                metadata::of(&mut value).remove("ownerReferences");
             }
         }
         self.store_quietly(resource, &place.key, object, value);
@@ -350,9 +349,7 @@ impl ApiServer {
         if let Some(list) = value["metadata"]["finalizers"].as_array_mut() {
             list.retain(|one| one != finalizer);
             if list.is_empty() {
-                if let Some(metadata) = value["metadata"].as_object_mut() {
-                    metadata.remove("finalizers");
-                }
+                metadata::of(&mut value).remove("finalizers");
             }
         }
         self.store_quietly(resource, &place.key, &object, value);

@@ -6,6 +6,8 @@ use super::{
     event,
     kinds::Resource,
     metadata::{invalid, undecodable},
+    protobuf,
+    request::Verb,
     serve::{Ask, BODY_BYTES_MAX},
     status::{StatusError, Subject},
 };
@@ -43,6 +45,14 @@ pub(crate) fn body(ask: &Ask) -> Result<Value, StatusError> {
     match media_type(&ask.content_type) {
         "" | "application/json" => json(ask),
         "application/yaml" => yaml(ask),
+        protobuf::MEDIA_TYPE => {
+            check_length(ask)?;
+            let kind = match ask.target.verb {
+                Verb::Delete | Verb::DeleteCollection => "DeleteOptions",
+                _ => &ask.resource.kind,
+            };
+            protobuf::decode(kind, &ask.body)
+        }
         _ => Err(StatusError::unsupported_media_type(
             "application/json, application/yaml, application/vnd.kubernetes.protobuf",
         )),

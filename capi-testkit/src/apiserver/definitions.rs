@@ -91,10 +91,10 @@ pub(crate) fn prepare_update(definition: &mut Value) {
     if definition["status"]["storedVersions"].is_array() {
         let storage = storage_version(definition);
         definition["status"]["acceptedNames"] = definition["spec"]["names"].clone();
-        if let Some(stored) = definition["status"]["storedVersions"].as_array_mut() {
-            if !stored.contains(&storage) {
-                stored.push(storage);
-            }
+        if let Some(stored) = definition["status"]["storedVersions"].as_array_mut()
+            && !stored.contains(&storage)
+        {
+            stored.push(storage);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Discovery: which groups, versions and resources there are; and the paths beside the API.
 
-use std::collections::BTreeMap;
+use std::{cmp::Reverse, collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 use http::Method;
@@ -10,6 +10,7 @@ use super::{
     ApiServer,
     kinds::{Resource, api_version},
     request::DiscoveryPath,
+    review::{REVIEWS, Review},
     serve::Answer,
     status::StatusError,
 };
@@ -68,7 +69,11 @@ impl ApiServer {
                     "kind": "APIResourceList",
                     "apiVersion": "v1",
                     "groupVersion": api_version(group, version),
-                    "resources": resources.iter().flat_map(plain).collect::<Vec<_>>(),
+                    "resources": resources
+                        .iter()
+                        .flat_map(plain)
+                        .chain(reviews(group).map(plain_review))
+                        .collect::<Vec<_>>(),
                 })
             }
         };
@@ -82,12 +87,7 @@ impl ApiServer {
     }
 
     /// Paths that are no API: version and health.
-    pub(super) fn other(
-        &self,
-        method: &Method,
-        path: &str,
-        _accept: &str,
-    ) -> Result<Answer, StatusError> {
+    pub(super) fn other(&self, method: &Method, path: &str) -> Result<Answer, StatusError> {
         if method != Method::GET {
             return Err(StatusError::unknown_path());
         }
@@ -109,7 +109,11 @@ impl ApiServer {
             "/healthz" | "/livez" | "/readyz" => {
                 Ok(Answer::json(Bytes::from_static(b"ok")).of_type("text/plain; charset=utf-8"))
             }
-            _ => Err(StatusError::unknown_path()),
+            "/openapi/v3" => Ok(self.openapi_index()),
+            _ => match path.strip_prefix("/openapi/v3/") {
+                Some(document) => self.openapi_document(document),
+                None => Err(StatusError::unknown_path()),
+            },
         }
     }
 
@@ -125,15 +129,21 @@ impl ApiServer {
                 None => versions.push((resource.version.clone(), vec![resource])),
             }
         }
+        for review in &REVIEWS {
+            let versions = groups.entry(review.group.to_owned()).or_default();
+            if versions.is_empty() {
+                versions.push(("v1".to_owned(), Vec::new()));
+            }
+        }
         for versions in groups.values_mut() {
-            versions.sort_by(|(one, _), (other, _)| priority(other).cmp(&priority(one)));
+            versions.sort_by_key(|(version, _)| Reverse(priority(version)));
         }
         groups
     }
 }
 
 /// Groups, their versions (preferred first) and the resources in each.
-type Groups = BTreeMap<String, Vec<(String, Vec<std::sync::Arc<Resource>>)>>;
+type Groups = BTreeMap<String, Vec<(String, Vec<Arc<Resource>>)>>;
 
 /// Order of versions as Kubernetes has it: stable before beta before alpha, higher first.
 fn priority(version: &str) -> (u8, u32, u32) {
@@ -150,7 +160,7 @@ fn priority(version: &str) -> (u8, u32, u32) {
     }
 }
 
-fn group(name: &str, versions: &[(String, Vec<std::sync::Arc<Resource>>)]) -> Value {
+fn group(name: &str, versions: &[(String, Vec<Arc<Resource>>)]) -> Value {
     let entries: Vec<_> = versions
         .iter()
         .map(|(version, _)| json!({"groupVersion": api_version(name, version), "version": version}))
@@ -158,8 +168,32 @@ fn group(name: &str, versions: &[(String, Vec<std::sync::Arc<Resource>>)]) -> Va
     json!({"name": name, "versions": entries, "preferredVersion": entries.first()})
 }
 
+fn reviews(group: &str) -> impl Iterator<Item = &'static Review> {
+    REVIEWS.iter().filter(move |review| review.group == group)
+}
+
+fn plain_review(review: &'static Review) -> Value {
+    json!({
+        "name": review.plural,
+        "singularName": review.kind.to_lowercase(),
+        "namespaced": false,
+        "kind": review.kind,
+        "verbs": ["create"],
+    })
+}
+
+fn aggregated_review(review: &'static Review) -> Value {
+    json!({
+        "resource": review.plural,
+        "responseKind": {"group": review.group, "version": "v1", "kind": review.kind},
+        "scope": "Cluster",
+        "singularResource": review.kind.to_lowercase(),
+        "verbs": ["create"],
+    })
+}
+
 /// The entries of a resource and its subresources in an `APIResourceList`.
-fn plain(resource: &std::sync::Arc<Resource>) -> Vec<Value> {
+fn plain(resource: &Arc<Resource>) -> Vec<Value> {
     let mut entry = json!({
         "name": resource.plural,
         "singularName": resource.singular,
@@ -209,7 +243,11 @@ fn aggregate(groups: &Groups, core: bool) -> Value {
                     json!({
                         "version": version,
                         "freshness": "Current",
-                        "resources": resources.iter().map(aggregated).collect::<Vec<_>>(),
+                        "resources": resources
+                            .iter()
+                            .map(aggregated)
+                            .chain(reviews(name).map(aggregated_review))
+                            .collect::<Vec<_>>(),
                     })
                 })
                 .collect();
@@ -229,7 +267,7 @@ fn aggregate(groups: &Groups, core: bool) -> Value {
     })
 }
 
-fn aggregated(resource: &std::sync::Arc<Resource>) -> Value {
+fn aggregated(resource: &Arc<Resource>) -> Value {
     let scope = if resource.namespaced {
         "Namespaced"
     } else {

@@ -145,7 +145,8 @@ pub(crate) fn undecodable(object: &Value) -> Option<String> {
     for (name, value) in metadata {
         let field = format!("ObjectMeta.metadata.{name}");
         let wrong = match (name.as_str(), value) {
-            (_, Value::Null) => None,
+            (_, Value::Null)
+            | ("finalizers" | "ownerReferences" | "managedFields", Value::Array(_)) => None,
             ("labels" | "annotations", Value::Object(map)) => map
                 .values()
                 .find(|value| !value.is_string() && !value.is_null())
@@ -153,7 +154,6 @@ pub(crate) fn undecodable(object: &Value) -> Option<String> {
             ("labels" | "annotations", other) => {
                 Some(unmarshal_error(other, &field, "map[string]string"))
             }
-            ("finalizers" | "ownerReferences" | "managedFields", Value::Array(_)) => None,
             ("finalizers", other) => Some(unmarshal_error(other, &field, "[]string")),
             ("ownerReferences", other) => {
                 Some(unmarshal_error(other, &field, "[]v1.OwnerReference"))

@@ -68,8 +68,8 @@ fn row_of(resource: &Resource) -> Row {
         ("coordination.k8s.io", "Lease") => {
             &[NAME, ("Holder", "string", ".spec.holderIdentity", 0), AGE]
         }
-        ("apiextensions.k8s.io", "CustomResourceDefinition") => &[NAME, CREATED],
-        ("rbac.authorization.k8s.io", "Role" | "ClusterRole") => &[NAME, CREATED],
+        ("apiextensions.k8s.io", "CustomResourceDefinition")
+        | ("rbac.authorization.k8s.io", "Role" | "ClusterRole") => &[NAME, CREATED],
         ("rbac.authorization.k8s.io", "RoleBinding" | "ClusterRoleBinding") => {
             &[NAME, ("Role", "string", "#role", 0), AGE]
         }
@@ -94,14 +94,12 @@ pub(crate) fn cell(resource: &Resource, path: &str, object: &Value) -> Option<Va
     if resource.is_custom() {
         return None;
     }
-    let count = |field: &Value| match field {
-        Value::Array(list) => list.len(),
-        Value::Object(map) => map.len(),
-        _ => 0,
-    };
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let number = |value: &Value| value.as_i64().unwrap_or(0);
-    let cell = match path.strip_prefix('#')? {
+    let computed = path.strip_prefix('#')?;
+    if let Some(cell) = workload_cell(computed, object) {
+        return Some(cell);
+    }
+    let cell = match computed {
         "data" => (count(&object["data"]) + count(&object["binaryData"])).into(),
         "secrets" => count(&object["secrets"]).into(),
         "webhooks" => count(&object["webhooks"]).into(),
@@ -125,6 +123,36 @@ pub(crate) fn cell(resource: &Resource, path: &str, object: &Value) -> Option<Va
         }
         "node-status" => node_status(object).into(),
         "roles" => roles(object).into(),
+        "cluster-ip" => {
+            let address = text(&object["spec"]["clusterIP"]);
+            if address.is_empty() {
+                "<none>".into()
+            } else {
+                address.into()
+            }
+        }
+        "ports" => ports(object).into(),
+        "role" => {
+            let role = &object["roleRef"];
+            format!("{}/{}", text(&role["kind"]), text(&role["name"])).into()
+        }
+        _ => return None,
+    };
+    Some(cell)
+}
+
+fn count(field: &Value) -> usize {
+    match field {
+        Value::Array(list) => list.len(),
+        Value::Object(map) => map.len(),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => 0,
+    }
+}
+
+/// The cells of pods and of what makes them.
+fn workload_cell(computed: &str, object: &Value) -> Option<Value> {
+    let number = |value: &Value| value.as_i64().unwrap_or(0);
+    let cell = match computed {
         "containers-ready" => {
             let states = object["status"]["containerStatuses"].as_array();
             let ready = states
@@ -145,15 +173,6 @@ pub(crate) fn cell(resource: &Resource, path: &str, object: &Value) -> Option<Va
                 .to_string()
                 .into()
         }
-        "cluster-ip" => {
-            let address = text(&object["spec"]["clusterIP"]);
-            if address.is_empty() {
-                "<none>".into()
-            } else {
-                address.into()
-            }
-        }
-        "ports" => ports(object).into(),
         "ready" => {
             let ready = number(&object["status"]["readyReplicas"]);
             format!("{ready}/{}", number(&object["spec"]["replicas"])).into()
@@ -161,10 +180,6 @@ pub(crate) fn cell(resource: &Resource, path: &str, object: &Value) -> Option<Va
         "updated" => number(&object["status"]["updatedReplicas"]).into(),
         "available" => number(&object["status"]["availableReplicas"]).into(),
         "selector" => LabelSelector::text_of(&object["spec"]["selector"]).into(),
-        "role" => {
-            let role = &object["roleRef"];
-            format!("{}/{}", text(&role["kind"]), text(&role["name"])).into()
-        }
         _ => return None,
     };
     Some(cell)

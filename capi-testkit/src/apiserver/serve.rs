@@ -18,6 +18,7 @@ use super::{
     kinds::Resource,
     output::{Form, RowObject, Shape},
     request::{Query, Route, Target, Verb, route},
+    review::Review,
     status::StatusError,
 };
 
@@ -225,8 +226,12 @@ impl ApiServer {
         let target = match route {
             Route::Resource(target) => target,
             Route::Discovery(path) => return self.discover(&path, accept),
-            Route::Other => return self.other(&parts.method, parts.uri.path(), accept),
+            Route::Other => return self.other(&parts.method, parts.uri.path()),
         };
+        if let Some(review) = Review::find(&target) {
+            let content_type = header_text(&parts.headers, header::CONTENT_TYPE);
+            return self.review(review, &caller, target.verb, content_type, &body);
+        }
         let found = self
             .inner
             .registry

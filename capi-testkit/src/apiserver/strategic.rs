@@ -260,10 +260,10 @@ fn order(list: &mut Value, wanted: &Value, strategy: Strategy) {
     named.sort_by_key(|element| rank(element));
     let mut next = named.into_iter();
     for element in list.iter_mut() {
-        if rank(element).is_some() {
-            if let Some(placed) = next.next() {
-                *element = placed;
-            }
+        if rank(element).is_some()
+            && let Some(placed) = next.next()
+        {
+            *element = placed;
         }
     }
 }

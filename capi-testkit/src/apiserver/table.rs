@@ -161,8 +161,8 @@ fn human(seconds: i64) -> String {
         }
     };
     match seconds {
-        ..-1 => "<invalid>".to_owned(),
-        ..0 => "0s".to_owned(),
+        ..=-2 => "<invalid>".to_owned(),
+        -1 => "0s".to_owned(),
         _ if seconds < 2 * MINUTE => format!("{seconds}s"),
         _ if seconds < 10 * MINUTE => two(seconds / MINUTE, "m", seconds % MINUTE, "s"),
         _ if seconds < 3 * HOUR => format!("{}m", seconds / MINUTE),

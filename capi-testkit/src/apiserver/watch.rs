@@ -246,6 +246,8 @@ impl Watcher {
     fn push(&mut self, kind: &str, object: &Arc<Object>) {
         let first = !self.sent_columns || repeats_columns(self.shape);
         self.sent_columns = true;
+        // Tables show ages, which go on while the watch does.
+        self.shape.now = self.server.inner.clock.now();
         self.lines
             .push_back(self.shape.watch_line(&self.resource, kind, object, first));
     }

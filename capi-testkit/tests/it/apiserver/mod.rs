@@ -1,7 +1,9 @@
 //! The API server, through `kube::Client` and through raw requests.
 
 mod lifecycle;
+mod ownership;
 mod raw;
+mod refusals;
 mod secure;
 mod watching;
 
@@ -11,7 +13,9 @@ use serde_json::{Value, json};
 /// A server with a namespaced kind `Widget` and a cluster-scoped kind `Gadget`.
 pub(crate) fn server() -> ApiServer {
     let server = ApiServer::builder().seed(1).build();
-    server.install_crds([widgets(), gadgets()]).unwrap();
+    server
+        .install_crds([widgets(), gadgets()])
+        .expect("the definitions are valid");
     server
 }
 
@@ -117,4 +121,3 @@ pub(crate) fn widget(name: &str) -> Value {
         "spec": {},
     })
 }
-mod zz_serve;

@@ -1,4 +1,4 @@
-//! Raw requests: every edge as a row of status, reason and message.
+//! Raw requests: lists, subresources, dry runs, unknown fields.
 
 use capi_testkit::apiserver::ApiServer;
 use http::Request;
@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 
 use super::{server, widget};
 
-const WIDGETS: &str = "/apis/test.io/v1/namespaces/default/widgets";
-const MAPS: &str = "/api/v1/namespaces/default/configmaps";
+pub(crate) const WIDGETS: &str = "/apis/test.io/v1/namespaces/default/widgets";
+pub(crate) const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 
 /// A client that shows status code and body.
 pub(crate) struct Raw {
@@ -27,7 +27,7 @@ impl Got {
         self.body["message"].as_str().unwrap_or_default()
     }
 
-    fn reason(&self) -> &str {
+    pub(crate) fn reason(&self) -> &str {
         self.body["reason"].as_str().unwrap_or_default()
     }
 }
@@ -46,14 +46,23 @@ impl Raw {
             .uri(uri)
             .header("content-type", media)
             .body(body.as_bytes().to_vec().into())
-            .unwrap();
-        let response = self.client.send(request).await.unwrap();
+            .expect("the tests make valid requests");
+        let response = self
+            .client
+            .send(request)
+            .await
+            .expect("no faults are planned");
         let code = response.status().as_u16();
         let warnings = response.headers().get_all("warning").iter();
         let warnings = warnings
-            .map(|value| value.to_str().unwrap().to_owned())
+            .map(|value| value.to_str().expect("warnings are ASCII").to_owned())
             .collect();
-        let bytes = response.into_body().collect().await.unwrap().to_bytes();
+        let bytes = response
+            .into_body()
+            .collect()
+            .await
+            .expect("the body is whole")
+            .to_bytes();
         let text = String::from_utf8_lossy(&bytes).into_owned();
         let body = serde_json::from_str(&text).unwrap_or(Value::String(text));
         Got {
@@ -93,233 +102,8 @@ impl Raw {
     }
 }
 
-fn map(name: &str) -> Value {
+pub(crate) fn map(name: &str) -> Value {
     json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {"a": "1"}})
-}
-
-#[tokio::test(start_paused = true)]
-async fn refusals_read_as_the_real_servers() {
-    let server = server();
-    let raw = Raw::new(&server);
-    assert_eq!(raw.post(MAPS, &map("a")).await.code, 201);
-    assert_eq!(raw.post(WIDGETS, &widget("w")).await.code, 201);
-    let json = "application/json";
-    let merge = "application/merge-patch+json";
-    let strategic = "application/strategic-merge-patch+json";
-    let table: Vec<(&str, String, &str, String, u16, &str, &str)> = vec![
-        (
-            "GET",
-            format!("{MAPS}/b"),
-            "",
-            String::new(),
-            404,
-            "NotFound",
-            "configmaps \"b\" not found",
-        ),
-        (
-            "GET",
-            format!("{WIDGETS}/b"),
-            "",
-            String::new(),
-            404,
-            "NotFound",
-            "widgets.test.io \"b\" not found",
-        ),
-        (
-            "GET",
-            "/api/v1/namespaces/default/things".to_owned(),
-            "",
-            String::new(),
-            404,
-            "NotFound",
-            "the server could not find the requested resource",
-        ),
-        (
-            "POST",
-            MAPS.to_owned(),
-            json,
-            map("a").to_string(),
-            409,
-            "AlreadyExists",
-            "configmaps \"a\" already exists",
-        ),
-        (
-            "POST",
-            "/api/v1/namespaces/nowhere/configmaps".to_owned(),
-            json,
-            map("a").to_string(),
-            404,
-            "NotFound",
-            "namespaces \"nowhere\" not found",
-        ),
-        (
-            "PUT",
-            format!("{MAPS}/b"),
-            json,
-            map("a").to_string(),
-            400,
-            "BadRequest",
-            "the name of the object (a) does not match the name on the URL (b)",
-        ),
-        (
-            "PUT",
-            format!("{MAPS}/a"),
-            json,
-            json!({"metadata": {"name": "a", "resourceVersion": "1"}}).to_string(),
-            409,
-            "Conflict",
-            "Operation cannot be fulfilled on configmaps \"a\": the object has been modified; \
-             please apply your changes to the latest version and try again",
-        ),
-        (
-            "PUT",
-            format!("{WIDGETS}/w"),
-            json,
-            widget("w").to_string(),
-            422,
-            "Invalid",
-            "Widget.test.io \"w\" is invalid: metadata.resourceVersion: Invalid value: 0: must be \
-             specified for an update",
-        ),
-        (
-            "PATCH",
-            format!("{WIDGETS}/w"),
-            strategic,
-            "{}".to_owned(),
-            415,
-            "UnsupportedMediaType",
-            "the body of the request was in an unknown format - accepted media types include: \
-             application/json-patch+json, application/merge-patch+json, \
-             application/apply-patch+yaml",
-        ),
-        (
-            "PATCH",
-            format!("{WIDGETS}/w"),
-            "application/json-patch+json",
-            json!([{"op": "test", "path": "/spec/colour", "value": "blue"}]).to_string(),
-            422,
-            "Invalid",
-            "the server rejected our request due to an error in our request",
-        ),
-        (
-            "PATCH",
-            format!("{WIDGETS}/w"),
-            merge,
-            json!({"spec": {"colour": "blue"}}).to_string(),
-            422,
-            "Invalid",
-            "Widget.test.io \"w\" is invalid: spec: Invalid value: colour is immutable",
-        ),
-        (
-            "PATCH",
-            format!("{WIDGETS}/w"),
-            merge,
-            json!({"spec": {"replicas": -1}}).to_string(),
-            422,
-            "Invalid",
-            "Widget.test.io \"w\" is invalid: spec.replicas: Invalid value: -1: spec.replicas in \
-             body should be greater than or equal to 0",
-        ),
-        (
-            "PATCH",
-            format!("{WIDGETS}/w"),
-            "application/apply-patch+yaml",
-            "{}".to_owned(),
-            422,
-            "Invalid",
-            "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required \
-             for apply patch",
-        ),
-        (
-            "POST",
-            format!("{WIDGETS}?fieldValidation=Strict"),
-            json,
-            json!({
-                "apiVersion": "test.io/v1", "kind": "Widget", "metadata": {"name": "x"},
-                "spec": {"color": "red"},
-            })
-            .to_string(),
-            400,
-            "BadRequest",
-            "Widget in version \"v1\" cannot be handled as a Widget: strict decoding error: \
-             unknown field \"spec.color\"",
-        ),
-        (
-            "POST",
-            WIDGETS.to_owned(),
-            json,
-            json!({
-                "apiVersion": "test.io/v2", "kind": "Widget", "metadata": {"name": "x"},
-            })
-            .to_string(),
-            400,
-            "BadRequest",
-            "the API version in the data (test.io/v2) does not match the expected API version \
-             (test.io/v1)",
-        ),
-        (
-            "POST",
-            MAPS.to_owned(),
-            json,
-            json!({"metadata": {"labels": {"a": true}, "name": "x"}}).to_string(),
-            400,
-            "BadRequest",
-            "ConfigMap in version \"v1\" cannot be handled as a ConfigMap: json: cannot unmarshal \
-             bool into Go struct field ObjectMeta.metadata.labels of type string",
-        ),
-        (
-            "DELETE",
-            "/api/v1/namespaces/default".to_owned(),
-            "",
-            String::new(),
-            403,
-            "Forbidden",
-            "namespaces \"default\" is forbidden: this namespace may not be deleted",
-        ),
-        (
-            "GET",
-            format!("{MAPS}?fieldSelector=data.a%3D1"),
-            "",
-            String::new(),
-            400,
-            "BadRequest",
-            "field label not supported: data.a",
-        ),
-        (
-            "GET",
-            format!("{MAPS}?resourceVersion=999999"),
-            "",
-            String::new(),
-            504,
-            "Timeout",
-            "Timeout: Too large resource version: 999999, current: 9",
-        ),
-        (
-            "POST",
-            "/api/v1/configmaps".to_owned(),
-            json,
-            map("x").to_string(),
-            404,
-            "NotFound",
-            "the server could not find the requested resource",
-        ),
-    ];
-    for (method, uri, media, body, code, reason, message) in table {
-        let got = raw.send(method, &uri, media, &body).await;
-        assert_eq!(
-            (got.code, got.reason(), got.message()),
-            (code, reason, message),
-            "{method} {uri}: {}",
-            got.body
-        );
-        assert_eq!(got.body["kind"], "Status", "{method} {uri}");
-        assert_eq!(got.body["code"], code, "{method} {uri}");
-    }
-    let unknown = raw.get("/apis/nobody.io/v1/things").await;
-    assert_eq!(
-        (unknown.code, unknown.body),
-        (404, json!("404 page not found\n"))
-    );
 }
 
 #[tokio::test(start_paused = true)]

@@ -16,19 +16,19 @@ pub(crate) async fn face(server: &ApiServer) -> TlsFace {
     server
         .serve_tls(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))
         .await
-        .unwrap()
+        .expect("a free port")
 }
 
 async fn config(text: &str) -> Config {
-    let kubeconfig = Kubeconfig::from_yaml(text).unwrap();
+    let kubeconfig = Kubeconfig::from_yaml(text).expect("the kubeconfig is one");
     let options = KubeConfigOptions::default();
     Config::from_custom_kubeconfig(kubeconfig, &options)
         .await
-        .unwrap()
+        .expect("the kubeconfig is complete")
 }
 
 fn map(name: &str) -> ConfigMap {
-    serde_json::from_value(json!({"metadata": {"name": name}})).unwrap()
+    serde_json::from_value(json!({"metadata": {"name": name}})).expect("this is a ConfigMap")
 }
 
 #[tokio::test]

@@ -14,19 +14,26 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, timeout};
 
 fn map(name: &str, labels: &Value) -> ConfigMap {
-    serde_json::from_value(json!({"metadata": {"name": name, "labels": labels}})).unwrap()
+    serde_json::from_value(json!({"metadata": {"name": name, "labels": labels}}))
+        .expect("this is a ConfigMap")
 }
 
 /// The lines of a watch as they come within a second.
 async fn lines(client: &kube::Client, query: &str, wanted: usize) -> Vec<Value> {
     let uri = format!("/api/v1/namespaces/default/configmaps?watch=true&{query}");
-    let request = http::Request::get(uri).body(Vec::new()).unwrap();
-    let stream = client.request_events::<Value>(request).await.unwrap();
+    let request = http::Request::get(uri)
+        .body(Vec::new())
+        .expect("the query is valid");
+    let stream = client
+        .request_events::<Value>(request)
+        .await
+        .expect("a watch starts");
     let mut stream = pin!(stream);
     let mut found = Vec::new();
     while found.len() < wanted {
         match timeout(Duration::from_secs(1), stream.next()).await {
-            Ok(Some(event)) => found.push(serde_json::to_value(event.unwrap()).unwrap()),
+            Ok(Some(event)) => found
+                .push(serde_json::to_value(event.expect("a line is JSON")).expect("and stays so")),
             Ok(None) | Err(_) => break,
         }
     }
@@ -40,7 +47,7 @@ fn summary(line: &Value) -> String {
         .or(object["reason"].as_str());
     format!(
         "{} {}",
-        line["type"].as_str().unwrap(),
+        line["type"].as_str().unwrap_or("?"),
         name.unwrap_or_default()
     )
 }
