@@ -61,7 +61,8 @@
 //! * An upload's task runs on the node that received it. Deleting an image that is gone succeeds.
 //! * A NIC written without its MAC gets a new one; a new disk asked for twice leaves one unused.
 //! * Changes of a running VM's CPU, memory or IDE drives wait for its next start.
-//! * `/cluster/tasks` shows the last 25 ended tasks of each node only.
+//! * `/cluster/tasks` shows of each node all running tasks, and ended ones only up to 25 in all:
+//!   with 25 clones running, one that ends is not seen there.
 //!
 //! # The world
 //!

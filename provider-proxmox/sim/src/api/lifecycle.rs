@@ -10,8 +10,9 @@ use crate::api::reply::Refusal;
 use crate::api::{Answer, Call};
 use crate::property::Drive;
 use crate::world::World;
+use crate::world::make::CloneWork;
 use crate::world::vm::{Power, Vm};
-use crate::world::work::{CloneWork, Work, removable};
+use crate::world::work::{Work, removable};
 
 type Handled = Result<Answer, Refusal>;
 
@@ -399,7 +400,7 @@ pub(crate) fn stop(world: &mut World, call: &Call) -> Handled {
         let meant = running.filter(|task| task.upid.kind == "qmshutdown" && task.upid.id == id);
         let upids: Vec<_> = meant.map(|task| task.upid.to_string()).collect();
         for upid in upids {
-            world.abort(&upid, "interrupted by signal");
+            world.abort(&upid, "received interrupt");
         }
     }
     fork(world, call, Work::Stop { vmid })

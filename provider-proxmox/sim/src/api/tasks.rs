@@ -97,6 +97,10 @@ pub(crate) fn recent(world: &mut World, call: &Call) -> Handled {
         .filter(|task| visible(world, task, &call.token));
     let list = mine.map(|task| {
         let mut entry = listed(task);
+        if !task.is_running() {
+            entry.remove("pid");
+            entry.remove("pstart");
+        }
         entry.insert(
             "saved".into(),
             json!(if task.is_running() { "0" } else { "1" }),
@@ -150,6 +154,6 @@ pub(crate) fn stop(world: &mut World, call: &Call) -> Handled {
     if task.upid.user != call.token {
         world.demand(&call.token, &format!("/nodes/{}", call.node), "Sys.Modify")?;
     }
-    world.abort(&call.subject, "interrupted by signal");
+    world.abort(&call.subject, "received interrupt");
     Ok(Answer::null())
 }

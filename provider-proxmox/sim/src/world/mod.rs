@@ -2,6 +2,8 @@
 
 pub(crate) mod access;
 pub(crate) mod birth;
+mod change;
+pub(crate) mod make;
 pub(crate) mod storage;
 pub(crate) mod task;
 pub(crate) mod vm;

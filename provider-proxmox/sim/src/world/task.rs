@@ -8,12 +8,12 @@ use tokio::time::Instant;
 use crate::fault::TaskFault;
 use crate::world::work::Work;
 
-/// How many ended tasks of a node `/cluster/tasks` still shows; each node publishes its running
-/// tasks and the 25 that ended last.
+/// How many tasks of a node `/cluster/tasks` shows: each node publishes all that run, and fills up
+/// to 25 with those that ended. With 25 running, one that ends is not seen there at all.
 const RECENT_MAX: usize = 25;
 
-/// How many ended tasks are kept in all. The real log index rotates at about 500 kB, which is
-/// some thousand entries; after that a UPID is answered with 400 `no such task`.
+/// How many tasks are kept in all. The real log index is rotated at about a thousand entries and
+/// logs are removed later; after that a UPID is answered with 400 `no such task`.
 const ARCHIVE_MAX: usize = 20_000;
 
 /// Lines of one task's log.
@@ -173,19 +173,27 @@ impl Tasks {
             .filter_map(|upid| self.by_upid.get(upid))
     }
 
-    /// What `/cluster/tasks` shows: of each node the running ones and those that started last.
+    /// What `/cluster/tasks` shows: of each node the running ones, and of those that started
+    /// last as many ended ones as there is room beside them.
     pub(crate) fn recent(&self) -> Vec<&Task> {
-        let mut ended: BTreeMap<&str, usize> = BTreeMap::new();
-        self.newest()
-            .filter(|task| {
-                if task.is_running() {
-                    return true;
-                }
-                let seen = ended.entry(&task.upid.node).or_default();
-                *seen += 1;
-                *seen <= RECENT_MAX
-            })
-            .collect()
+        let mut room: BTreeMap<&str, usize> = BTreeMap::new();
+        for task in self.newest().filter(|task| task.is_running()) {
+            let room = room.entry(&task.upid.node).or_insert(RECENT_MAX);
+            *room = room.saturating_sub(1);
+        }
+        let mut shown = Vec::new();
+        for task in self.newest() {
+            if task.is_running() {
+                shown.push(task);
+                continue;
+            }
+            let room = room.entry(&task.upid.node).or_insert(RECENT_MAX);
+            if *room > 0 {
+                *room -= 1;
+                shown.push(task);
+            }
+        }
+        shown
     }
 }
 

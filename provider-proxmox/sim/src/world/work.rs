@@ -5,11 +5,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::builder::GIB;
 use crate::delays::Delays;
-use crate::property::{Drive, Nic, print_size};
-use crate::world::birth::Maker;
-use crate::world::storage::{Volume, occupied};
+use crate::world::make::CloneWork;
+use crate::world::storage::Volume;
 use crate::world::vm::{Power, Vm};
 use crate::world::{Health, World};
 
@@ -80,38 +78,6 @@ pub(crate) enum Work {
         storage: String,
         volid: String,
     },
-}
-
-/// A clone: from where, to where, how.
-#[derive(Clone, Debug)]
-pub(crate) struct CloneWork {
-    pub(crate) source: u32,
-    pub(crate) newid: u32,
-    pub(crate) node: String,
-    pub(crate) name: Option<String>,
-    pub(crate) description: Option<String>,
-    pub(crate) pool: Option<String>,
-    pub(crate) storage: Option<String>,
-    pub(crate) format: Option<String>,
-    pub(crate) target: Option<String>,
-}
-
-impl CloneWork {
-    /// Storages that new disks go to.
-    fn storages(&self, world: &World) -> Vec<String> {
-        if let Some(storage) = &self.storage {
-            return vec![storage.clone()];
-        }
-        let Some(source) = world.vms.get(&self.source) else {
-            return Vec::new();
-        };
-        let disks = source.drives().filter(|(_, drive)| !drive.is_cdrom());
-        let mut storages: Vec<_> = disks
-            .filter_map(|(_, drive)| drive.storage().map(str::to_owned))
-            .collect();
-        storages.dedup();
-        storages
-    }
 }
 
 impl Work {
@@ -240,7 +206,7 @@ fn lock_file(vmid: u32) -> String {
     format!("/var/lock/qemu-server/lock-{vmid}.conf")
 }
 
-fn missing(node: &str, vmid: u32) -> String {
+pub(super) fn missing(node: &str, vmid: u32) -> String {
     format!("Configuration file 'nodes/{node}/qemu-server/{vmid}.conf' does not exist")
 }
 
@@ -373,7 +339,7 @@ impl World {
         }
     }
 
-    fn unlocked(&self, vmid: u32) -> Result<&Vm, String> {
+    pub(super) fn unlocked(&self, vmid: u32) -> Result<&Vm, String> {
         let vm = self
             .vms
             .get(&vmid)
@@ -384,14 +350,14 @@ impl World {
         }
     }
 
-    fn unlocked_mut(&mut self, vmid: u32) -> Result<&mut Vm, String> {
+    pub(super) fn unlocked_mut(&mut self, vmid: u32) -> Result<&mut Vm, String> {
         self.unlocked(vmid)?;
         self.vms
             .get_mut(&vmid)
             .ok_or_else(|| missing("localhost", vmid))
     }
 
-    fn room(&self, node: &str, storage: &str, size: u64) -> Result<(), String> {
+    pub(super) fn room(&self, node: &str, storage: &str, size: u64) -> Result<(), String> {
         let known = self.storages.get(storage);
         let known = known.ok_or_else(|| format!("storage '{storage}' does not exist"))?;
         if known.fits(node, size) {
@@ -399,46 +365,6 @@ impl World {
         } else {
             Err("No space left on device".into())
         }
-    }
-
-    fn begin_clone(&mut self, clone: &CloneWork, user: &str) -> Result<(), String> {
-        let Some(source) = self.vms.get(&clone.source) else {
-            return Err(missing(&clone.node, clone.source));
-        };
-        if let Some(lock) = source.lock() {
-            return Err(format!("VM is locked ({lock})"));
-        }
-        if self.vms.contains_key(&clone.newid) {
-            let file = format!(
-                "/etc/pve/nodes/{}/qemu-server/{}.conf",
-                clone.node, clone.newid
-            );
-            return Err(format!(
-                "clone failed: unable to create VM {}: unable to open file '{file}' - File exists",
-                clone.newid
-            ));
-        }
-        self.make_vm(clone.newid, &clone.node, user, "clone");
-        Ok(())
-    }
-
-    fn begin_create(&mut self, vmid: u32, node: &str, user: &str) -> Result<(), String> {
-        if self.vms.contains_key(&vmid) {
-            return Err(format!(
-                "unable to create VM {vmid}: config file already exists"
-            ));
-        }
-        self.make_vm(vmid, node, user, "create");
-        Ok(())
-    }
-
-    fn make_vm(&mut self, vmid: u32, node: &str, user: &str, lock: &str) {
-        let maker = Maker::Token(user.to_owned());
-        let birth = self.births.add(vmid, node, self.elapsed(), maker, false);
-        let mut vm = Vm::new(vmid, birth, node);
-        vm.config.insert("lock".into(), lock.to_owned());
-        vm.before = Some((self.now, None));
-        self.vms.insert(vmid, vm);
     }
 
     /// What a long work shows halfway.
@@ -552,273 +478,7 @@ impl World {
         Ok(())
     }
 
-    fn finish_clone(&mut self, clone: &CloneWork) -> Result<(), String> {
-        let Some(source) = self.vms.get(&clone.source).cloned() else {
-            return Err(format!(
-                "clone failed: {}",
-                missing(&clone.node, clone.source)
-            ));
-        };
-        if !self.vms.contains_key(&clone.newid) {
-            return Err(format!(
-                "clone failed: {}",
-                missing(&clone.node, clone.newid)
-            ));
-        }
-        let mut config = BTreeMap::new();
-        for (key, value) in source.with_pending() {
-            let dropped = key.starts_with("unused") || matches!(key.as_str(), "template" | "lock");
-            if !dropped {
-                config.insert(key, value);
-            }
-        }
-        for (key, drive) in source.drives() {
-            let copied = self.copy_disk(clone, &source.node, &drive)?;
-            config.insert(key.to_owned(), copied.print());
-        }
-        for (index, mut nic) in source.nics() {
-            nic.mac = Some(self.rng.mac());
-            config.insert(format!("net{index}"), nic.print());
-        }
-        self.identify(&mut config, true);
-        let default = || format!("Copy-of-VM-{}", source.get("name").unwrap_or("template"));
-        config.insert("name".into(), clone.name.clone().unwrap_or_else(default));
-        if let Some(description) = &clone.description {
-            config.insert("description".into(), description.clone());
-        }
-        self.remember_broadcast(clone.newid);
-        if let Some(vm) = self.vms.get_mut(&clone.newid) {
-            vm.config = config;
-            vm.origin = source.origin;
-            if let Some(target) = &clone.target {
-                vm.node.clone_from(target);
-            }
-            vm.pool.clone_from(&clone.pool);
-        }
-        self.note_mark(clone.newid);
-        Ok(())
-    }
-
-    /// A fresh uuid, and a fresh generation id where there is one.
-    fn identify(&mut self, config: &mut BTreeMap<String, String>, keep_rest: bool) {
-        let old = config
-            .get("smbios1")
-            .filter(|_| keep_rest)
-            .cloned()
-            .unwrap_or_default();
-        let rest = old
-            .split(',')
-            .filter(|part| !part.is_empty() && !part.starts_with("uuid="));
-        let uuid = format!("uuid={}", self.rng.uuid());
-        let smbios: Vec<_> = std::iter::once(uuid.as_str()).chain(rest).collect();
-        config.insert("smbios1".into(), smbios.join(","));
-        if let Some(id) = config.get_mut("vmgenid") {
-            *id = self.rng.uuid();
-        }
-    }
-
-    fn copy_disk(&mut self, clone: &CloneWork, from: &str, drive: &Drive) -> Result<Drive, String> {
-        if drive.is_cdrom() && !drive.is_cloudinit() {
-            return Ok(drive.clone());
-        }
-        let storage = match &clone.storage {
-            Some(storage) => storage.as_str(),
-            None => drive.storage().unwrap_or_default(),
-        };
-        let size = drive.size().unwrap_or(4 << 20);
-        let to = clone.target.as_deref().unwrap_or(&clone.node);
-        let source = self.volume(from, &drive.file).is_some();
-        if !source && !drive.is_cloudinit() {
-            return Err(format!("clone failed: no such volume '{}'", drive.file));
-        }
-        self.room(to, storage, occupied(size))
-            .map_err(|reason| format!("clone failed: {reason}"))?;
-        let format = clone.format.clone();
-        let volid = self.allocate(to, storage, clone.newid, size, format)?;
-        Ok(Drive {
-            file: volid,
-            rest: drive.rest.clone(),
-        })
-    }
-
-    /// Allocates a disk and returns its volume id.
-    pub(crate) fn allocate(
-        &mut self,
-        node: &str,
-        storage: &str,
-        vmid: u32,
-        size: u64,
-        format: Option<String>,
-    ) -> Result<String, String> {
-        let ctime = self.time();
-        let known = self.storages.get_mut(storage);
-        let known = known.ok_or_else(|| format!("storage '{storage}' does not exist"))?;
-        let format = format.unwrap_or_else(|| known.default_format().to_owned());
-        let volid = known.free_disk_name(node, vmid, &format);
-        let volume = Volume {
-            content: "images",
-            format,
-            size,
-            vmid: Some(vmid),
-            ctime,
-            bytes: None,
-            given: false,
-        };
-        known.insert(node, &volid, volume);
-        Ok(volid)
-    }
-
-    fn finish_create(
-        &mut self,
-        vmid: u32,
-        config: &[(String, String)],
-        pool: Option<&str>,
-        start: bool,
-    ) -> Result<(), String> {
-        let changes: Vec<_> = config
-            .iter()
-            .map(|(key, value)| (key.clone(), Some(value.clone())))
-            .collect();
-        self.apply_changes(vmid, &changes)?;
-        let mut fresh = match self.vms.get(&vmid) {
-            Some(vm) => vm.config.clone(),
-            None => return Err(missing("localhost", vmid)),
-        };
-        if !fresh.contains_key("smbios1") {
-            self.identify(&mut fresh, false);
-        }
-        fresh.remove("lock");
-        self.remember_broadcast(vmid);
-        if let Some(vm) = self.vms.get_mut(&vmid) {
-            vm.config = fresh;
-            vm.pool = pool.map(str::to_owned);
-        }
-        self.note_mark(vmid);
-        if start {
-            self.finish_start(vmid)
-        } else {
-            Ok(())
-        }
-    }
-
-    /// Changes a configuration, allocating disks and addresses that it asks for.
-    pub(crate) fn change_config(
-        &mut self,
-        vmid: u32,
-        changes: &[(String, Option<String>)],
-    ) -> Result<(), String> {
-        self.unlocked(vmid)?;
-        self.apply_changes(vmid, changes)
-    }
-
-    fn apply_changes(
-        &mut self,
-        vmid: u32,
-        changes: &[(String, Option<String>)],
-    ) -> Result<(), String> {
-        self.remember_broadcast(vmid);
-        for (key, value) in changes {
-            let value = match value {
-                Some(value) => Some(self.settle_value(vmid, key, value)?),
-                None => None,
-            };
-            let Some(vm) = self.vms.get_mut(&vmid) else {
-                return Err(missing("localhost", vmid));
-            };
-            if value.is_none() && key.starts_with("unused") {
-                let (node, volid) = (vm.node.clone(), vm.config.remove(key));
-                volid.and_then(|volid| self.remove_volume(&node, &volid));
-                continue;
-            }
-            let left = vm
-                .drives()
-                .find(|(known, _)| known == key)
-                .map(|(_, drive)| drive);
-            vm.change(key, value.clone());
-            let stays = |drive: &Drive| {
-                value
-                    .as_deref()
-                    .and_then(|v| Drive::parse(v).ok())
-                    .is_some_and(|new| new.file == drive.file)
-            };
-            if let Some(drive) = left
-                && !drive.is_cdrom()
-                && !stays(&drive)
-            {
-                vm.keep_unused(&drive.file);
-            }
-        }
-        self.note_mark(vmid);
-        Ok(())
-    }
-
-    /// What a value becomes when it is written: a MAC address is drawn, a disk allocated.
-    fn settle_value(&mut self, vmid: u32, key: &str, value: &str) -> Result<String, String> {
-        if key.starts_with("net")
-            && let Ok(mut nic) = Nic::parse(value)
-        {
-            if nic.mac.is_none() {
-                nic.mac = Some(self.rng.mac());
-            }
-            return Ok(nic.print());
-        }
-        let Some(mut drive) = crate::property::is_drive(key)
-            .then(|| Drive::parse(value).ok())
-            .flatten()
-        else {
-            return Ok(value.to_owned());
-        };
-        let Some(node) = self.vms.get(&vmid).map(|vm| vm.node.clone()) else {
-            return Err(missing("localhost", vmid));
-        };
-        let storage = drive.storage().unwrap_or_default().to_owned();
-        if let Some(gib) = drive.new_disk_gib() {
-            #[expect(
-                clippy::cast_possible_truncation,
-                clippy::cast_sign_loss,
-                clippy::cast_precision_loss,
-                reason = "a disk size in GiB is far below 2^53 bytes"
-            )]
-            let mut size = (gib * GIB as f64) as u64;
-            if let Some(import) = drive.rest.get("import-from").map(str::to_owned) {
-                let volume = self.volume(&node, &import);
-                size = volume
-                    .ok_or_else(|| format!("no such volume '{import}'"))?
-                    .size;
-                drive.rest.remove("import-from");
-            }
-            self.room(&node, &storage, occupied(size))?;
-            let format = drive.rest.get("format").map(str::to_owned);
-            drive.rest.remove("format");
-            drive.file = self.allocate(&node, &storage, vmid, size, format)?;
-            drive.rest.set("size", print_size(size));
-        } else if drive.is_cdrom() && drive.file != "none" && drive.file != "cdrom" {
-            let size = self.volume(&node, &drive.file).map(|volume| volume.size);
-            let size = size.ok_or_else(|| format!("volume '{}' does not exist", drive.file))?;
-            drive.rest.set("size", print_size(size));
-        }
-        Ok(drive.print())
-    }
-
-    fn finish_resize(&mut self, vmid: u32, disk: &str, size: u64) -> Result<(), String> {
-        let vm = self.unlocked(vmid)?;
-        let node = vm.node.clone();
-        let drive = vm.get(disk).and_then(|text| Drive::parse(text).ok());
-        let mut drive = drive.ok_or_else(|| format!("disk '{disk}' does not exist"))?;
-        let old = drive.size().unwrap_or_default();
-        let storage = drive.storage().unwrap_or_default().to_owned();
-        self.room(&node, &storage, occupied(size.saturating_sub(old)))?;
-        if let Some(storage) = self.storages.get_mut(&storage) {
-            storage.resize(&node, &drive.file, size);
-        }
-        drive.rest.set("size", print_size(size));
-        if let Some(vm) = self.vms.get_mut(&vmid) {
-            vm.config.insert(disk.to_owned(), drive.print());
-        }
-        Ok(())
-    }
-
-    fn finish_start(&mut self, vmid: u32) -> Result<(), String> {
+    pub(super) fn finish_start(&mut self, vmid: u32) -> Result<(), String> {
         let vm = self.unlocked(vmid)?;
         let node = vm.node.clone();
         for (_, drive) in vm.drives() {
@@ -927,25 +587,6 @@ impl World {
             | Work::Upload { .. }
             | Work::DeleteVolume { .. } => {}
         }
-    }
-
-    /// Removes a VM that never got finished, with every disk made for it.
-    fn discard(&mut self, vmid: u32, by: &str) {
-        let unfinished = |vm: &Vm| matches!(vm.lock(), Some("clone" | "create"));
-        if !self.vms.get(&vmid).is_some_and(unfinished) {
-            return;
-        }
-        let mut debris = Vec::new();
-        for storage in self.storages.values() {
-            let ours = storage
-                .all()
-                .filter(|(_, _, volume)| volume.vmid == Some(vmid));
-            debris.extend(ours.map(|(node, volid, _)| (node.to_owned(), volid.to_owned())));
-        }
-        for (node, volid) in debris {
-            self.remove_volume(&node, &volid);
-        }
-        self.remove_vm(vmid, by);
     }
 }
 

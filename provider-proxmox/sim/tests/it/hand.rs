@@ -362,7 +362,7 @@ async fn a_stopped_task_undoes_its_clone() {
     )
     .await
     .data();
-    assert_eq!(finish(&platform, &upid).await, "interrupted by signal");
+    assert_eq!(finish(&platform, &upid).await, "received interrupt");
     assert!(platform.vm(100).is_none());
 }
 
@@ -381,6 +381,33 @@ async fn the_cluster_shows_the_last_25_tasks_of_each_node() {
         (all.data().as_array().unwrap().len(), &all.body["total"]),
         (30, &json!(30))
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn running_tasks_crowd_out_those_that_ended() {
+    let platform = Builder::new().build();
+    let shown = async |platform: &Platform| {
+        let recent = call(platform, "GET", "/cluster/tasks", &[]).await;
+        let recent = recent.data().as_array().unwrap().clone();
+        recent
+            .iter()
+            .filter(|task| task.get("endtime").is_some())
+            .count()
+    };
+    let upid = call(&platform, "POST", CLONE, &[("newid", "100")])
+        .await
+        .text();
+    finish(&platform, &upid).await;
+    for newid in 101..125 {
+        call(&platform, "POST", CLONE, &[("newid", &newid.to_string())])
+            .await
+            .data();
+    }
+    assert_eq!(shown(&platform).await, 1);
+    call(&platform, "POST", CLONE, &[("newid", "125")])
+        .await
+        .data();
+    assert_eq!(shown(&platform).await, 0);
 }
 
 #[tokio::test(start_paused = true)]
