@@ -1,0 +1,57 @@
+//! Engines that die, and views that are old.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::world::{ENGINE, World, seconds};
+
+#[tokio::test(start_paused = true)]
+async fn an_engine_killed_at_any_moment_is_succeeded_without_a_twin() {
+    for cut_ms in (0..9_000).step_by(250) {
+        let mut world = World::with_machine(Duration::from_secs(3)).await;
+        tokio::time::sleep(Duration::from_millis(cut_ms)).await;
+        world.stop();
+        seconds(1).await;
+        world.start();
+        world.until_provisioned("m").await;
+        let clones = world.farm.mutations();
+        let clones = clones.iter().filter(|c| c.starts_with("clone")).count();
+        assert_eq!(clones, 1, "killed after {cut_ms} ms");
+        assert_eq!(world.farm.vms().len(), 1, "killed after {cut_ms} ms");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deletion_that_was_cut_is_finished_by_the_next_engine() {
+    for cut_ms in (0..5_000).step_by(250) {
+        let mut world = World::with_machine(Duration::from_secs(2)).await;
+        world.until_provisioned("m").await;
+        world.delete("FarmMachine", "m").await;
+        tokio::time::sleep(Duration::from_millis(cut_ms)).await;
+        world.stop();
+        world.start();
+        world.until_gone("m").await;
+        assert!(world.farm.vms().is_empty(), "killed after {cut_ms} ms");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn r2_an_engine_with_an_old_view_changes_nothing() {
+    let mut world = World::new(Duration::ZERO).await;
+    world.start();
+    world.create_machine("m", json!({})).await;
+    seconds(1).await;
+    world.until_provisioned("m").await;
+    // A second engine sees the machine as it was before the first one acted.
+    let hold = world.server.hold_watch(ENGINE, "");
+    world.stop();
+    world.delete("FarmMachine", "m").await;
+    world.start();
+    seconds(60).await;
+    let mutations = world.farm.mutations();
+    assert_eq!(mutations.len(), 3, "{mutations:?}");
+    hold.release();
+    world.until_gone("m").await;
+    assert!(world.farm.vms().is_empty());
+}

@@ -1,0 +1,541 @@
+//! A platform with tasks that take time: the double that the engine's tests drive.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use capi_contract::crd::{InfraClusterStatus, InfraMachineStatus};
+use capi_contract::view::MachineView;
+use capi_contract::{
+    AddressRequest, AddressType, Child, Claim, Class, Classify, Connect, Credentials, Depth,
+    Effect, Endpoint, Endpointed, External, GivenEndpoint, Identity, InfraMachine, Lookup, Lost,
+    MachineAddress, MachineFacts, MachineScope, Mark, Operation, Plan, PoolRef, Progress, Receipt,
+    Step, Supply, Teardown, Waiting,
+};
+use kube::CustomResource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+#[derive(CustomResource, Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "infrastructure.cluster.x-k8s.io",
+    version = "v1alpha1",
+    kind = "FarmMachine",
+    namespaced,
+    status = "InfraMachineStatus",
+    label("cluster.x-k8s.io/v1beta2", "v1alpha1")
+)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct FarmMachineSpec {
+    #[serde(
+        default,
+        rename = "providerID",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub(crate) provider_id: Option<String>,
+    /// An address pool.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) pool: Option<String>,
+    /// A field without behaviour.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) gpu: Option<String>,
+}
+
+#[derive(CustomResource, Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "infrastructure.cluster.x-k8s.io",
+    version = "v1alpha1",
+    kind = "FarmCluster",
+    namespaced,
+    status = "InfraClusterStatus",
+    label("cluster.x-k8s.io/v1beta2", "v1alpha1")
+)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct FarmClusterSpec {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) control_plane_endpoint: Option<Endpoint>,
+    /// Name of the Secret with the credentials.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) secret: Option<String>,
+}
+
+impl Endpointed for FarmCluster {
+    const FINALIZER: &'static str = "farmcluster.infrastructure.cluster.x-k8s.io";
+
+    fn endpoint(&self) -> Option<Endpoint> {
+        self.spec.control_plane_endpoint.clone()
+    }
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Vm {
+    pub(crate) mark: String,
+    pub(crate) configured: bool,
+    pub(crate) running: bool,
+    pub(crate) data: Vec<u8>,
+}
+
+#[derive(Clone, Debug)]
+struct Task {
+    ends: Instant,
+    work: Work,
+    failed: Option<FarmError>,
+}
+
+#[derive(Clone, Debug)]
+enum Work {
+    Clone(u64, String),
+    Start(u64),
+    Destroy(u64),
+    Done,
+}
+
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{message}")]
+pub(crate) struct FarmError {
+    pub(crate) class: Class,
+    pub(crate) message: String,
+}
+
+impl FarmError {
+    pub(crate) fn new(class: Class, message: &str) -> Self {
+        Self {
+            class,
+            message: message.into(),
+        }
+    }
+}
+
+impl Classify for FarmError {
+    fn class(&self) -> Class {
+        self.class.clone()
+    }
+}
+
+#[derive(Debug, Default)]
+struct State {
+    vms: BTreeMap<u64, Vm>,
+    tasks: BTreeMap<String, Task>,
+    numbers: u64,
+    calls: Vec<String>,
+    /// Errors for coming calls, by the call's name.
+    refusals: BTreeMap<&'static str, VecDeque<FarmError>>,
+    /// Names of calls whose answer is lost after they took effect.
+    silent: Vec<&'static str>,
+    token: String,
+}
+
+/// The platform.
+#[derive(Clone, Debug)]
+pub(crate) struct Farm {
+    state: Arc<Mutex<State>>,
+    delay: Duration,
+}
+
+impl Farm {
+    /// A platform whose tasks take this long.
+    pub(crate) fn new(delay: Duration) -> Self {
+        let state = State {
+            numbers: 100,
+            token: "right".into(),
+            ..State::default()
+        };
+        Self {
+            state: Arc::new(Mutex::new(state)),
+            delay,
+        }
+    }
+
+    pub(crate) fn vms(&self) -> BTreeMap<u64, Vm> {
+        let mut state = self.state.lock().unwrap();
+        state.settle();
+        state.vms.clone()
+    }
+
+    pub(crate) fn plant(&self, id: u64, mark: &str) {
+        let vm = Vm {
+            mark: mark.into(),
+            configured: true,
+            running: true,
+            data: Vec::new(),
+        };
+        self.state.lock().unwrap().vms.insert(id, vm);
+    }
+
+    pub(crate) fn destroy_by_hand(&self, id: u64) {
+        self.state.lock().unwrap().vms.remove(&id);
+    }
+
+    pub(crate) fn refuse(&self, call: &'static str, error: FarmError) {
+        let mut state = self.state.lock().unwrap();
+        state.refusals.entry(call).or_default().push_back(error);
+    }
+
+    pub(crate) fn lose_answer(&self, call: &'static str) {
+        self.state.lock().unwrap().silent.push(call);
+    }
+
+    pub(crate) fn rotate(&self, token: &str) {
+        self.state.lock().unwrap().token = token.into();
+    }
+
+    /// The mutating calls so far.
+    pub(crate) fn mutations(&self) -> Vec<String> {
+        let all = self.calls();
+        let is_look = |call: &String| {
+            ["find", "look", "list", "poll", "connect"]
+                .iter()
+                .any(|look| call.starts_with(look))
+        };
+        all.into_iter().filter(|call| !is_look(call)).collect()
+    }
+
+    pub(crate) fn calls(&self) -> Vec<String> {
+        self.state.lock().unwrap().calls.clone()
+    }
+
+    fn call(&self, name: &'static str, what: impl std::fmt::Display) -> Result<(), FarmError> {
+        let mut state = self.state.lock().unwrap();
+        state.settle();
+        state.calls.push(format!("{name} {what}"));
+        let refusal = state.refusals.get_mut(name).and_then(VecDeque::pop_front);
+        refusal.map_or(Ok(()), Err)
+    }
+
+    fn begin(&self, name: &'static str, work: Work) -> Result<Receipt, FarmError> {
+        let mut state = self.state.lock().unwrap();
+        let number = state.tasks.len();
+        let task = format!("task-{number}-{name}");
+        let begun = Task {
+            ends: Instant::now() + self.delay,
+            work,
+            failed: state.refusals.get_mut("task").and_then(VecDeque::pop_front),
+        };
+        state.tasks.insert(task.clone(), begun);
+        state.settle();
+        if let Some(at) = state.silent.iter().position(|one| *one == name) {
+            state.silent.remove(at);
+            return Err(FarmError::new(Class::Transient, "no answer"));
+        }
+        Ok(Receipt::Started(Operation(task)))
+    }
+}
+
+impl State {
+    /// Lets tasks that have ended take effect.
+    fn settle(&mut self) {
+        let now = Instant::now();
+        for task in self.tasks.values_mut().filter(|task| task.ends <= now) {
+            let work = std::mem::replace(&mut task.work, Work::Done);
+            if task.failed.is_some() {
+                continue;
+            }
+            match work {
+                Work::Clone(id, mark) => {
+                    let vm = Vm {
+                        mark,
+                        configured: false,
+                        running: false,
+                        data: Vec::new(),
+                    };
+                    self.vms.entry(id).or_insert(vm);
+                }
+                Work::Start(id) => {
+                    if let Some(vm) = self.vms.get_mut(&id) {
+                        vm.running = true;
+                    }
+                }
+                Work::Destroy(id) => {
+                    self.vms.remove(&id);
+                }
+                Work::Done => {}
+            }
+        }
+    }
+
+    fn is_cloning(&self, id: u64) -> bool {
+        let mut all = self.tasks.values();
+        all.any(|task| matches!(task.work, Work::Clone(one, _) if one == id))
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct FarmClaim {
+    pub(crate) id: u64,
+    pub(crate) mark: Mark,
+}
+
+impl Claim for FarmClaim {
+    fn mark(&self) -> &Mark {
+        &self.mark
+    }
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum FarmStep {
+    Clone,
+    Configure,
+    Start,
+    Stop,
+    Destroy,
+}
+
+impl Step for FarmStep {
+    fn name(&self) -> &'static str {
+        match self {
+            FarmStep::Clone => "Clone",
+            FarmStep::Configure => "Configure",
+            FarmStep::Start => "Start",
+            FarmStep::Stop => "Stop",
+            FarmStep::Destroy => "Destroy",
+        }
+    }
+
+    fn effect(&self) -> Effect {
+        match self {
+            FarmStep::Clone => Effect::Creates {
+                settle: Duration::from_secs(30),
+            },
+            FarmStep::Configure | FarmStep::Start => Effect::Changes,
+            FarmStep::Stop => Effect::Repeats,
+            FarmStep::Destroy => Effect::Destroys,
+        }
+    }
+
+    fn wants_bootstrap(&self) -> bool {
+        matches!(self, FarmStep::Configure)
+    }
+}
+
+/// A session: the platform, after its token was checked.
+#[derive(Debug)]
+pub(crate) struct Login(Farm);
+
+impl Connect for Farm {
+    type Session = Login;
+    type Error = FarmError;
+
+    async fn connect(
+        &self,
+        _identity: Option<&Identity>,
+        credentials: Option<&Credentials>,
+    ) -> Result<Login, FarmError> {
+        self.call("connect", "")?;
+        if let Some(credentials) = credentials {
+            let token = credentials
+                .text("token")
+                .ok_or_else(|| FarmError::new(Class::Credentials, "key token is missing"))?;
+            if token != self.state.lock().unwrap().token {
+                return Err(FarmError::new(Class::Credentials, "the token is refused"));
+            }
+        }
+        Ok(Login(self.clone()))
+    }
+}
+
+/// The machines of the platform.
+#[derive(Clone, Debug)]
+pub(crate) struct FarmMachines;
+
+impl External for FarmMachines {
+    type Object = FarmMachine;
+    type Scope = MachineScope<FarmMachine, FarmCluster>;
+    type Session = Login;
+    type Claim = FarmClaim;
+    type Seen = (u64, Vm);
+    type Step = FarmStep;
+    type Facts = MachineFacts<()>;
+    type Error = FarmError;
+
+    async fn recover(
+        &self,
+        on: &Login,
+        lost: &Lost<'_, FarmMachine>,
+    ) -> Result<Option<FarmClaim>, FarmError> {
+        on.0.call("find", &lost.name)?;
+        let found = on.0.vms().into_iter().find_map(|(id, vm)| {
+            let mark: Mark = vm.mark.parse().ok()?;
+            let ours = mark.object == lost.name && Some(&mark.owner) == lost.owner.as_ref();
+            ours.then_some(FarmClaim { id, mark })
+        });
+        Ok(found)
+    }
+
+    async fn claim(
+        &self,
+        on: &Login,
+        scope: &Self::Scope,
+        _given_up: Option<&FarmClaim>,
+    ) -> Result<FarmClaim, FarmError> {
+        on.0.call("list", "numbers")?;
+        let mut state = on.0.state.lock().unwrap();
+        state.numbers += 1;
+        Ok(FarmClaim {
+            id: state.numbers,
+            mark: scope.mark(),
+        })
+    }
+
+    async fn observe(
+        &self,
+        on: &Login,
+        claim: &FarmClaim,
+        depth: Depth,
+    ) -> Result<Lookup<(u64, Vm)>, FarmError> {
+        let name = match depth {
+            Depth::Listing => "list",
+            Depth::Thing => "look",
+        };
+        on.0.call(name, claim.id)?;
+        let state = on.0.state.lock().unwrap();
+        if state.is_cloning(claim.id) {
+            let waiting = Waiting::new("Locked", "the VM is locked", Duration::from_secs(2));
+            return Ok(Lookup::Unsettled(waiting));
+        }
+        Ok(match state.vms.get(&claim.id) {
+            None => Lookup::Absent,
+            Some(vm) if vm.mark == claim.mark.to_string() => Lookup::Ours((claim.id, vm.clone())),
+            Some(vm) => Lookup::Foreign(format!("VM {} bears {}", claim.id, vm.mark)),
+        })
+    }
+
+    fn plan(
+        &self,
+        _scope: &Self::Scope,
+        _claim: &FarmClaim,
+        seen: Option<&(u64, Vm)>,
+    ) -> Plan<FarmStep> {
+        match seen {
+            None => Plan::Apply(FarmStep::Clone),
+            Some((_, vm)) if !vm.configured => Plan::Apply(FarmStep::Configure),
+            Some((_, vm)) if !vm.running => Plan::Apply(FarmStep::Start),
+            Some(_) => Plan::Settled,
+        }
+    }
+
+    fn plan_teardown(&self, _claim: &FarmClaim, seen: &(u64, Vm)) -> Teardown<FarmStep> {
+        if seen.1.running {
+            Teardown::Apply(FarmStep::Stop)
+        } else {
+            Teardown::Apply(FarmStep::Destroy)
+        }
+    }
+
+    async fn apply(
+        &self,
+        on: &Login,
+        claim: &FarmClaim,
+        step: &FarmStep,
+        supply: Supply<'_>,
+    ) -> Result<Receipt, FarmError> {
+        match step {
+            FarmStep::Clone => {
+                on.0.call("clone", claim.id)?;
+                if on.0.vms().contains_key(&claim.id) {
+                    return Err(FarmError::new(Class::Elsewhere, "the number is taken"));
+                }
+                on.0.begin("clone", Work::Clone(claim.id, claim.mark.to_string()))
+            }
+            FarmStep::Configure => {
+                on.0.call("configure", claim.id)?;
+                let data = supply.bootstrap.map(|b| b.bytes().to_vec());
+                if let Some(vm) = on.0.state.lock().unwrap().vms.get_mut(&claim.id) {
+                    vm.configured = true;
+                    vm.data = data.unwrap_or_default();
+                }
+                Ok(Receipt::Finished)
+            }
+            FarmStep::Start => {
+                on.0.call("start", claim.id)?;
+                on.0.begin("start", Work::Start(claim.id))
+            }
+            FarmStep::Stop => {
+                on.0.call("stop", claim.id)?;
+                if let Some(vm) = on.0.state.lock().unwrap().vms.get_mut(&claim.id) {
+                    vm.running = false;
+                }
+                Ok(Receipt::Finished)
+            }
+            FarmStep::Destroy => {
+                on.0.call("destroy", claim.id)?;
+                on.0.begin("destroy", Work::Destroy(claim.id))
+            }
+        }
+    }
+
+    async fn poll(
+        &self,
+        on: &Login,
+        operation: &Operation,
+    ) -> Result<Progress<FarmError>, FarmError> {
+        on.0.call("poll", &operation.0)?;
+        let state = on.0.state.lock().unwrap();
+        Ok(match state.tasks.get(&operation.0) {
+            None => Progress::Forgotten,
+            Some(task) if task.ends > Instant::now() => Progress::Running,
+            Some(Task {
+                failed: Some(error),
+                ..
+            }) => Progress::Failed(error.clone()),
+            Some(_) => Progress::Finished,
+        })
+    }
+
+    fn facts(&self, _scope: &Self::Scope, claim: &FarmClaim, seen: &(u64, Vm)) -> MachineFacts<()> {
+        let mut facts = MachineFacts::default();
+        facts.provider_id = claim.mark.token().map(|token| format!("farm://{token}"));
+        facts.running = seen.1.running;
+        if seen.1.running {
+            let address = format!("10.0.0.{}", seen.0 % 250);
+            facts.addresses = vec![MachineAddress::new(AddressType::InternalIP, address)];
+        }
+        facts
+    }
+}
+
+impl InfraMachine for FarmMachines {
+    const FINALIZER: &'static str = "farmmachine.infrastructure.cluster.x-k8s.io";
+    const CONDITION: &'static str = "VMProvisioned";
+    type Kind = FarmMachine;
+    type Cluster = FarmCluster;
+    type Status = ();
+
+    fn identity(
+        &self,
+        object: &FarmMachine,
+        cluster: Option<&FarmCluster>,
+        _failure_domain: Option<&str>,
+    ) -> Option<Identity> {
+        let secret = cluster?.spec.secret.clone()?;
+        Some(Identity::secret(object.metadata.namespace.clone()?, secret))
+    }
+
+    fn objects(
+        &self,
+        object: &FarmMachine,
+        _cluster: &FarmCluster,
+        _machine: &MachineView,
+    ) -> Vec<Child> {
+        let Some(pool) = object.spec.pool.clone() else {
+            return Vec::new();
+        };
+        let name = object.metadata.name.clone().unwrap_or_default();
+        let pool = PoolRef {
+            api_group: "ipam.cluster.x-k8s.io".into(),
+            kind: "InClusterIPPool".into(),
+            name: pool,
+        };
+        let request = AddressRequest::new(format!("{name}-net0"), "net0", pool);
+        vec![Child::Address(request)]
+    }
+
+    fn unsupported(&self, object: &FarmMachine, _cluster: &FarmCluster) -> Vec<String> {
+        let gpu = object.spec.gpu.as_ref();
+        gpu.map(|_| "spec.gpu is not supported yet; remove it".to_owned())
+            .into_iter()
+            .collect()
+    }
+}
+
+pub(crate) type FarmClusters = GivenEndpoint<FarmCluster, Login>;
