@@ -111,8 +111,9 @@ pub(crate) async fn follow<W, K>(
     W: Resource + Clone + DeserializeOwned + fmt::Debug + Send + 'static,
     K: Resource,
 {
-    // The first list may come from the server's cache; conditional writes make an old view harmless.
-    let mut config = watcher::Config::default().any_semantic();
+    // Lists come in pages, which bounds memory; kube asks for pages of the newest state only, and
+    // every server since 1.34 answers them from its cache.
+    let mut config = watcher::Config::default();
     if let Some(selector) = &watch.selector {
         config = config.labels(selector);
     }

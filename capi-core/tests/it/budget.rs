@@ -77,6 +77,7 @@ async fn an_address_claim_costs_one_write_more() {
     world.start();
     world.create_machine("m", json!({"pool": "p"})).await;
     world.until_ready_says("m", "WaitingForIPAddress").await;
+    seconds(1).await;
     let claim = world
         .server
         .object("ipaddressclaims.ipam.cluster.x-k8s.io", "default", "m-net0")

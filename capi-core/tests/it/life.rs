@@ -44,12 +44,16 @@ async fn a_cluster_gets_its_owner_token_and_is_provisioned() {
 async fn im_12_a_machine_that_core_has_not_adopted_is_not_touched() {
     let mut world = World::new(Duration::ZERO).await;
     world.start();
+    // An owner that exists, so that owner collection leaves the machine alone.
+    let owner = world
+        .create(json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "shadow"}}))
+        .await;
     world
         .create(json!({
             "apiVersion": "infrastructure.cluster.x-k8s.io/v1alpha1", "kind": "FarmMachine",
             "metadata": {"name": "m", "labels": {"cluster.x-k8s.io/cluster-name": "c"},
-                "ownerReferences": [{"apiVersion": "cluster.x-k8s.io/v1beta2",
-                    "kind": "MachineSet", "name": "ms", "uid": "1"}]},
+                "ownerReferences": [{"apiVersion": "v1", "kind": "Secret", "name": "shadow",
+                    "uid": owner["metadata"]["uid"]}]},
             "spec": {},
         }))
         .await;

@@ -276,7 +276,7 @@ async fn co_10_a_short_outage_is_not_shown_and_a_long_one_is_unknown() {
     let before = world.requests().len();
     seconds(40).await;
     assert_eq!(world.requests().len(), before);
-    for _ in 0..12 {
+    for _ in 0..9 {
         world.farm.refuse("list", blip());
         world.farm.refuse("look", blip());
     }

@@ -20,6 +20,14 @@ const INFRA: &str = "infrastructure.cluster.x-k8s.io/v1alpha1";
 const CORE: &str = "cluster.x-k8s.io/v1beta2";
 const NAMESPACE: &str = "default";
 
+/// The published kinds that the engine reads.
+const SURROUNDINGS: [&str; 4] = [
+    "clusters.cluster.x-k8s.io",
+    "machines.cluster.x-k8s.io",
+    "ipaddressclaims.ipam.cluster.x-k8s.io",
+    "ipaddresses.ipam.cluster.x-k8s.io",
+];
+
 /// Longer than any wait of a test, in virtual time.
 const LIMIT: Duration = Duration::from_secs(3_600);
 
@@ -42,7 +50,9 @@ impl World {
             .try_init();
         let epoch: jiff::Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
         let server = ApiServer::builder().epoch(epoch).seed(1).build();
-        server.install_crds(crds::all().cloned()).unwrap();
+        server
+            .install_crds(SURROUNDINGS.map(|name| crds::named(name).unwrap()))
+            .unwrap();
         server
             .install_crds([FarmMachine::crd(), FarmCluster::crd()])
             .unwrap();
@@ -236,7 +246,13 @@ impl World {
         while !holds(self.machine(name).as_ref()) {
             let shown = self.machine(name);
             assert!(begun.elapsed() < LIMIT, "{name} never {what}: {shown:#?}");
-            tokio::time::sleep(Duration::from_millis(10)).await;
+            // Fine at first, for what must be quick; coarse later, since every look costs real time.
+            let pause = if begun.elapsed() < Duration::from_secs(2) {
+                10
+            } else {
+                500
+            };
+            tokio::time::sleep(Duration::from_millis(pause)).await;
         }
     }
 
