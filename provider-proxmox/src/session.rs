@@ -43,14 +43,23 @@ const CLONE_LISTED_IN: Duration = Duration::from_secs(15);
 
 /// First and longest pause between two looks into a booting guest. The first is what a small Linux
 /// needs; each look costs the host up to 3 s of waiting for the agent.
-const GUEST_PAUSE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(60));
+const GUEST_PAUSE: (Duration, Duration) = (Duration::from_secs(15), Duration::from_secs(60));
+
+/// How soon the shared list knows a task.
+const TASKS_LISTED_IN: Duration = Duration::from_secs(10);
+
+/// How often one task is asked after by itself; then the shared list has to do.
+const PROBES_MAX: u32 = 4;
 
 /// How many notes of one kind are kept; more than machines that one endpoint can have in flight.
 const NOTES_MAX: usize = 10_000;
 
+/// When something was asked, and the answer.
+type Answer<T> = (Instant, Result<Arc<T>, Error>);
+
 /// One answer that many ask for.
 struct Shared<T> {
-    last: tokio::sync::Mutex<Option<(Instant, Result<Arc<T>, Error>)>>,
+    last: tokio::sync::Mutex<Option<Answer<T>>>,
 }
 
 impl<T> Shared<T> {
@@ -132,7 +141,6 @@ impl Listing {
 #[derive(Clone, Debug)]
 pub(crate) enum Glance {
     Config(Config),
-    Power(Power),
     Gone,
 }
 
@@ -206,14 +214,16 @@ struct Memory {
     promises: Notes<u32, Promise>,
     affirmed_free: Notes<u32, String>,
     cloned: Notes<u32, ()>,
-    glances: Notes<u32, Vec<Glance>>,
-    switched: Notes<u32, ()>,
+    glances: Notes<u32, Glance>,
+    switched: Notes<u32, Switch>,
     uploads: Notes<String, String>,
     stored: Notes<String, ()>,
+    removed: Notes<String, ()>,
     guests: Notes<(u32, String), GuestWatch>,
     begun: Notes<String, Instant>,
     durations: BTreeMap<String, Duration>,
     probes: Notes<String, (u32, Instant)>,
+    is_slow: bool,
 }
 
 /// A client and what its users share.
@@ -245,10 +255,12 @@ impl Session {
             switched: Notes::new(STATUS_SETTLES_IN),
             uploads: Notes::new(UPLOADED_FOR),
             stored: Notes::new(UPLOADED_FOR),
+            removed: Notes::new(GLANCE_FOR),
             guests: Notes::new(UPLOADED_FOR * 24),
             begun: Notes::new(UPLOADED_FOR),
             durations: BTreeMap::new(),
             probes: Notes::new(UPLOADED_FOR),
+            is_slow: false,
         };
         Self {
             client,
@@ -352,29 +364,41 @@ impl Session {
     }
 
     pub(crate) fn put_glance(&self, vmid: u32, glance: Glance) {
-        let mut memory = self.memory.lock();
-        let mut all = memory.glances.take(&vmid).unwrap_or_default();
-        all.push(glance);
-        memory.glances.put(vmid, all);
+        self.memory.lock().glances.put(vmid, glance);
     }
 
     /// What was read within the last second while waiting for a task, once.
-    pub(crate) fn take_glances(&self, vmid: u32) -> Vec<Glance> {
-        self.memory.lock().glances.take(&vmid).unwrap_or_default()
+    pub(crate) fn take_glance(&self, vmid: u32) -> Option<Glance> {
+        self.memory.lock().glances.take(&vmid)
     }
 
-    /// Forgets what was read: something is about to change.
-    pub(crate) fn drop_glances(&self, vmid: u32) {
-        self.memory.lock().glances.take(&vmid);
+    /// Notes that a VM was told to start or stop.
+    pub(crate) fn note_switched(&self, vmid: u32, towards: Power) {
+        let switch = Switch {
+            towards,
+            seen: false,
+        };
+        self.memory.lock().switched.put(vmid, switch);
     }
 
-    /// Notes that a VM was started or stopped, or found not to be as the listing says.
-    pub(crate) fn note_switched(&self, vmid: u32) {
-        self.memory.lock().switched.put(vmid, ());
+    /// Notes what a VM itself said of its power.
+    pub(crate) fn note_power(&self, vmid: u32, power: Power) {
+        let mut memory = self.memory.lock();
+        if let Some(note) = memory.switched.map.get_mut(&vmid) {
+            note.what.seen |= note.what.towards == power;
+        }
     }
 
-    pub(crate) fn was_switched(&self, vmid: u32) -> bool {
-        self.memory.lock().switched.get(&vmid).is_some()
+    /// Whose word on a VM's power counts.
+    pub(crate) fn power_source(&self, vmid: u32) -> PowerSource {
+        match self.memory.lock().switched.get(&vmid) {
+            None => PowerSource::Listing,
+            Some(Switch {
+                towards,
+                seen: true,
+            }) => PowerSource::Known(*towards),
+            Some(Switch { seen: false, .. }) => PowerSource::Ask,
+        }
     }
 
     /// Notes which image an upload task stores.
@@ -399,6 +423,20 @@ impl Session {
 
     pub(crate) fn forget_stored(&self, volume: &str) {
         self.memory.lock().stored.take(&volume.to_owned());
+    }
+
+    /// Notes that the storage just said that an image is removed.
+    pub(crate) fn note_removed(&self, volume: &str) {
+        self.memory.lock().removed.put(volume.to_owned(), ());
+    }
+
+    /// Whether the storage said so within the last second, once.
+    pub(crate) fn was_removed(&self, volume: &str) -> bool {
+        self.memory
+            .lock()
+            .removed
+            .take(&volume.to_owned())
+            .is_some()
     }
 
     /// Whether it is time to look into a guest, or what the last look said.
@@ -481,38 +519,37 @@ impl Session {
             .or_insert(took);
     }
 
-    /// Whether it is time to ask for this one task: once when tasks of its kind usually end, then
-    /// at growing intervals. In between the shared list of tasks will tell.
+    /// Whether it is time to ask for this one task: when tasks of its kind usually end, and a few
+    /// times more. Otherwise, and in the end, the shared list of tasks tells.
     pub(crate) fn is_probe_due(&self, upid: &Upid) -> bool {
         let mut memory = self.memory.lock();
         let key = upid.as_str().to_owned();
-        let usual = memory
-            .durations
-            .get(upid.kind())
-            .copied()
-            .unwrap_or_default();
+        let usual = memory.usual(upid.kind());
+        // A task of another process: nobody knows how old it is.
         let age = memory
             .begun
             .get(&key)
-            .map(Instant::elapsed)
-            .unwrap_or(UPLOADED_FOR);
-        let (count, last) = memory
-            .probes
-            .get(&key)
-            .copied()
-            .unwrap_or((0, Instant::now()));
-        let due = match count {
-            0 => age >= usual,
-            _ => last.elapsed() >= probe_pause(count, usual),
+            .map_or(UPLOADED_FOR, Instant::elapsed);
+        let asked = memory.probes.get(&key).copied();
+        let due = match asked {
+            None => age >= usual,
+            Some((PROBES_MAX.., _)) => false,
+            Some((count, last)) => last.elapsed() >= probe_pause(count, usual),
         };
         if due {
+            let count = asked.map_or(0, |(count, _)| count);
             memory.probes.put(key, (count + 1, Instant::now()));
         }
         due
     }
 
-    /// How a task stands by the shared list, at most 5 s old; `None` if the list does not know it.
-    pub(crate) async fn listed_task(&self, upid: &Upid) -> Result<Option<TaskState>, Error> {
+    /// Notes that a task was found running: work takes time here.
+    pub(crate) fn note_running(&self) {
+        self.memory.lock().is_slow = true;
+    }
+
+    /// How a task stands by the shared list, at most 5 s old.
+    pub(crate) async fn listed_task(&self, upid: &Upid) -> Result<Listed, Error> {
         let fetch = || async {
             let rows = self.client.tasks().await?;
             Ok(rows
@@ -520,9 +557,31 @@ impl Session {
                 .map(|row| (row.upid.as_str().to_owned(), row))
                 .collect())
         };
-        let (_, tasks): (_, Arc<HashMap<String, TaskRow>>) = self.tasks.get(fetch).await?;
-        Ok(tasks.get(upid.as_str()).map(TaskRow::state))
+        let (at, tasks): (_, Arc<HashMap<String, TaskRow>>) = self.tasks.get(fetch).await?;
+        let begun = self
+            .memory
+            .lock()
+            .begun
+            .get(&upid.as_str().to_owned())
+            .copied();
+        Ok(match tasks.get(upid.as_str()) {
+            Some(row) => Listed::As(row.state()),
+            // The nodes tell each other of their tasks every few seconds.
+            None if begun.is_none_or(|begun| at > begun + TASKS_LISTED_IN) => Listed::Missing,
+            None => Listed::NotYet,
+        })
     }
+}
+
+/// What the shared list says of a task.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Listed {
+    /// This.
+    As(TaskState),
+    /// The list is too old to know it.
+    NotYet,
+    /// It is not in the list, and should be.
+    Missing,
 }
 
 /// Pause before the next look at one task: a quarter of the usual time, at least half a second, and
@@ -532,6 +591,36 @@ fn probe_pause(count: u32, usual: Duration) -> Duration {
     first
         .saturating_mul(1 << count.min(6))
         .min(Duration::from_secs(30))
+}
+
+impl Memory {
+    /// How long tasks of a kind take: what was learned, else nothing at all, until the first task
+    /// is seen running; from then on what a small cluster needs.
+    fn usual(&self, kind: &str) -> Duration {
+        match self.durations.get(kind) {
+            Some(usual) => *usual,
+            None if !self.is_slow => Duration::ZERO,
+            None if matches!(kind, "qmclone" | "qmstart") => Duration::from_secs(3),
+            None => Duration::from_millis(400),
+        }
+    }
+}
+
+/// A VM that was told to start or stop, and whether it was seen to have done so.
+struct Switch {
+    towards: Power,
+    seen: bool,
+}
+
+/// Whose word on a VM's power counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PowerSource {
+    /// The listing's.
+    Listing,
+    /// The VM's own, of a moment ago, which the listing does not show yet.
+    Known(Power),
+    /// The VM has to be asked.
+    Ask,
 }
 
 /// Whether to look into a guest.

@@ -9,7 +9,7 @@ use super::claim::{BootCheck, MachineClaim, PhaseTags, SeedPlace};
 use super::error::MachineError;
 use crate::property::{Drive, Smbios};
 use crate::pve::{Config, Error, Power, Refusal, Resource, ResourceKind};
-use crate::session::{Glance, GuestTurn, Listing, Session};
+use crate::session::{Glance, GuestTurn, Listing, PowerSource, Session};
 
 /// When to look again at what settles by itself within seconds.
 const SOON: Duration = Duration::from_secs(2);
@@ -94,7 +94,12 @@ pub(super) async fn look(
 fn glimpse(on: &Session, claim: &MachineClaim, row: &Resource) -> Option<Seen> {
     let named = row.name.as_deref() == Some(claim.mark.object.name.as_str());
     let ready = row.kind == ResourceKind::Qemu && !row.template && row.lock.is_none();
-    if !named || !ready || on.was_switched(claim.vmid) {
+    let power = match on.power_source(claim.vmid) {
+        PowerSource::Listing => power_in(row),
+        PowerSource::Known(power) => power,
+        PowerSource::Ask => return None,
+    };
+    if !named || !ready || power != Power::Running {
         return None;
     }
     let phase = match PhaseTags::of(&claim.mark) {
@@ -103,16 +108,24 @@ fn glimpse(on: &Session, claim: &MachineClaim, row: &Resource) -> Option<Seen> {
         Some(_) => return None,
         None => Phase::Sealed,
     };
-    (row.status == "running").then(|| Seen {
+    Some(Seen {
         node: row.node.clone(),
         phase: Some(phase),
-        power: Power::Running,
+        power,
         lock: None,
         config: None,
         stored: false,
         booted: None,
         at: Instant::now(),
     })
+}
+
+fn power_in(row: &Resource) -> Power {
+    match row.status.as_str() {
+        "running" => Power::Running,
+        "paused" | "suspended" => Power::Paused,
+        _ => Power::Stopped,
+    }
 }
 
 /// A look at the thing itself.
@@ -129,17 +142,14 @@ impl Closer<'_> {
         if on.take_affirmed_free(vmid, &self.claim.mark.to_string()) {
             return Ok(Lookup::Absent);
         }
-        let (mut config, mut power, mut gone) = (None, None, false);
-        for glance in on.take_glances(vmid) {
-            match glance {
-                Glance::Config(seen) => config = Some(seen),
-                Glance::Power(seen) => power = Some(seen),
-                Glance::Gone => gone = true,
-            }
-        }
+        let (config, gone) = match on.take_glance(vmid) {
+            Some(Glance::Config(config)) => (Some(config), false),
+            Some(Glance::Gone) => (None, true),
+            None => (None, false),
+        };
         let at = Instant::now();
         if gone || (self.row.is_none() && config.is_none() && !on.may_be_unlisted(vmid)) {
-            return self.without_vm().await;
+            return self.without_vm(gone).await;
         }
         let node = self.row.map_or(&self.claim.node, |row| &row.node).clone();
         if !self.listing.is_online(&node) {
@@ -158,10 +168,7 @@ impl Closer<'_> {
             Whose::Other(text) => return self.foreign(text).await,
         }
         let phase = phase_of(self.claim, &config);
-        let power = match power {
-            Some(power) => power,
-            None => self.power(&node, phase).await?,
-        };
+        let power = self.power(&node, phase).await?;
         let mut seen = Seen {
             stored: self.is_stored(phase, &config).await?,
             node,
@@ -179,15 +186,17 @@ impl Closer<'_> {
     /// The listing's status is believed unless this process switched the VM a moment ago.
     async fn power(&self, node: &str, phase: Phase) -> Result<Power, MachineError> {
         let (on, vmid) = (self.on, self.claim.vmid);
-        let unlisted = self.row.is_none() && phase != Phase::Bare;
-        if on.was_switched(vmid) || unlisted {
-            return Ok(on.client().status(node, vmid).await?.power());
+        match (on.power_source(vmid), self.row) {
+            (PowerSource::Known(power), _) => Ok(power),
+            (PowerSource::Listing, Some(row)) => Ok(power_in(row)),
+            // Nothing but a clone of a moment ago is unlisted, and nobody started that.
+            (PowerSource::Listing, None) if phase == Phase::Bare => Ok(Power::Stopped),
+            (PowerSource::Listing | PowerSource::Ask, _) => {
+                let power = on.client().status(node, vmid).await?.power();
+                on.note_power(vmid, power);
+                Ok(power)
+            }
         }
-        Ok(match self.row.map(|row| row.status.as_str()) {
-            Some("running") => Power::Running,
-            Some("paused" | "suspended") => Power::Paused,
-            _ => Power::Stopped,
-        })
     }
 
     /// Whether the image is stored, as far as the next step depends on it: before it is attached, a
@@ -202,11 +211,11 @@ impl Closer<'_> {
             Phase::Bare => Ok(self.on.is_stored(&volume)),
             Phase::Seeded => Ok(attached_at(config, &volume).is_some()),
             Phase::Detached if self.on.is_stored(&volume) => Ok(true),
+            Phase::Detached if self.on.was_removed(&volume) => Ok(false),
             Phase::Detached => match self.image(seed).await? {
-                Image::There => Ok(true),
                 Image::Gone => Ok(false),
-                // Cannot be told now; the seal waits.
-                Image::Unknown(_) => Ok(true),
+                // What cannot be told now has to be removed once more.
+                Image::There | Image::Unknown(_) => Ok(true),
             },
             Phase::Sealed => Ok(false),
         }
@@ -217,16 +226,16 @@ impl Closer<'_> {
         let vmid = self.claim.vmid;
         match error.refusal() {
             Some(Refusal::NodeUnreachable) => Ok(Lookup::Unsettled(offline(node, vmid))),
-            Some(Refusal::NoSuchVm) => self.without_vm().await,
+            Some(Refusal::NoSuchVm) => self.without_vm(false).await,
             _ => Err(error.into()),
         }
     }
 
-    /// The VM is not where it was looked for. Only the backend's word on the whole cluster counts,
-    /// and the image must be gone as well.
-    async fn without_vm(&self) -> Result<Lookup<Seen>, MachineError> {
+    /// The VM is not where it was looked for. Only the backend's word on the whole cluster counts
+    /// (`affirmed` if it gave that a moment ago), and the image must be gone as well.
+    async fn without_vm(&self, affirmed: bool) -> Result<Lookup<Seen>, MachineError> {
         let vmid = self.claim.vmid;
-        if !self.on.client().is_free(vmid).await? {
+        if !affirmed && !self.on.client().is_free(vmid).await? {
             return Ok(Lookup::Unsettled(Waiting::new(
                 "Cloning",
                 format!(

@@ -100,7 +100,7 @@ fn stopped(seen: &Seen) -> Next {
 fn next(scope: &Scope, claim: &MachineClaim, seen: &Seen, phase: Phase, config: &Config) -> Next {
     match (phase, seen.power) {
         (Phase::Bare, Power::Stopped) => {
-            prepare(scope, claim, seen, config).unwrap_or_else(blocked)
+            prepare(scope, claim, seen, config).unwrap_or_else(|error| blocked(&error))
         }
         (Phase::Bare, Power::Running | Power::Paused) => Plan::Wait(Waiting::new(
             "VirtualMachineRunning",
@@ -116,19 +116,18 @@ fn next(scope: &Scope, claim: &MachineClaim, seen: &Seen, phase: Phase, config: 
             seen_at: seen.at,
         }),
         (Phase::Seeded, Power::Running) if scope.has_node() => detach(claim, seen, config),
-        (Phase::Seeded, Power::Running) => Plan::Settled,
         (Phase::Detached, _) => match &claim.seed {
             Some(place) if seen.stored => Plan::Apply(MachineStep::RemoveSeed {
                 place: place.clone(),
             }),
             _ => seal(claim, seen, config),
         },
-        (Phase::Sealed, Power::Running) => Plan::Settled,
+        (Phase::Seeded | Phase::Sealed, Power::Running) => Plan::Settled,
         (Phase::Sealed, Power::Stopped | Power::Paused) => stopped(seen),
     }
 }
 
-fn blocked(error: MachineError) -> Next {
+fn blocked(error: &MachineError) -> Next {
     Plan::Wait(Waiting::new(
         reason::MISCONFIGURED,
         error.to_string(),

@@ -163,14 +163,15 @@ pub(super) async fn apply(
     supply: Supply<'_>,
 ) -> Result<Receipt, MachineError> {
     let vmid = claim.vmid;
-    on.drop_glances(vmid);
+    // Something is about to change: what was read before does not count any more.
+    on.take_glance(vmid);
     match step {
         MachineStep::LookCloser => Err(MachineError::Stale),
         MachineStep::Clone { template, request } => clone(on, claim, template, request).await,
         MachineStep::Resize { disk, size, guard } => {
             let Guard { node, digest } = guard;
             let quick = on.client().resize(node, vmid, digest, disk, *size).await?;
-            Ok(receipt(on, claim, node, quick))
+            Ok(changed(on, claim, guard, quick))
         }
         MachineStep::UploadSeed {
             place,
@@ -192,9 +193,9 @@ pub(super) async fn apply(
         MachineStep::RemoveSeed { place } => remove(on, claim, place).await,
         MachineStep::Stop { node, seen_at } => {
             fresh(*seen_at)?;
-            on.note_switched(vmid);
+            on.note_switched(vmid, Power::Stopped);
             let upid = on.client().stop(node, vmid).await?;
-            Ok(started(on, claim, node, &upid))
+            Ok(started(on, claim, node, upid))
         }
         MachineStep::Destroy { node, seen_at } => {
             fresh(*seen_at)?;
@@ -211,20 +212,34 @@ fn fresh(seen_at: Instant) -> Result<(), MachineError> {
     }
 }
 
-fn started(on: &Session, claim: &MachineClaim, node: &str, upid: &Upid) -> Receipt {
-    on.note_begun(upid);
-    let awaited = Awaited {
-        upid: upid.clone(),
-        vmid: claim.vmid,
-        node: node.to_owned(),
-    };
-    Receipt::Started(Operation(awaited.to_string()))
+fn started(on: &Session, claim: &MachineClaim, node: &str, upid: Upid) -> Receipt {
+    awaited(on, claim, node, upid, None)
 }
 
-fn receipt(on: &Session, claim: &MachineClaim, node: &str, quick: Quick) -> Receipt {
+fn awaited(
+    on: &Session,
+    claim: &MachineClaim,
+    node: &str,
+    upid: Upid,
+    digest: Option<String>,
+) -> Receipt {
+    on.note_begun(&upid);
+    let (vmid, node) = (claim.vmid, node.to_owned());
+    Receipt::Started(Operation(
+        Awaited {
+            upid,
+            vmid,
+            node,
+            digest,
+        }
+        .to_string(),
+    ))
+}
+
+fn changed(on: &Session, claim: &MachineClaim, guard: &Guard, quick: Quick) -> Receipt {
     match quick {
         Quick::Done => Receipt::Finished,
-        Quick::Task(upid) => started(on, claim, node, &upid),
+        Quick::Task(upid) => awaited(on, claim, &guard.node, upid, Some(guard.digest.clone())),
     }
 }
 
@@ -240,7 +255,7 @@ async fn clone(
         .clone_vm(&template.node, template.vmid, request)
         .await
         .map_err(MachineError::Clone)?;
-    Ok(started(on, claim, &claim.node, &upid))
+    Ok(started(on, claim, &claim.node, upid))
 }
 
 async fn upload(
@@ -262,7 +277,7 @@ async fn upload(
         .upload(&place.node, &place.storage, &image)
         .await?;
     on.note_upload(&upid, &place.volume());
-    Ok(started(on, claim, &place.node, &upid))
+    Ok(started(on, claim, &place.node, upid))
 }
 
 async fn configure(
@@ -280,7 +295,7 @@ async fn configure(
     {
         on.forget_stored(&seed.volume());
     }
-    Ok(receipt(on, claim, node, quick?))
+    Ok(changed(on, claim, &change.guard, quick?))
 }
 
 async fn start(
@@ -290,7 +305,7 @@ async fn start(
     paused: bool,
 ) -> Result<Receipt, MachineError> {
     let vmid = claim.vmid;
-    on.note_switched(vmid);
+    on.note_switched(vmid, Power::Running);
     on.note_booting(vmid, &claim.mark.to_string());
     let answer = if paused {
         on.client().resume(node, vmid).await
@@ -298,7 +313,7 @@ async fn start(
         on.client().start(node, vmid).await
     };
     match answer {
-        Ok(upid) => Ok(started(on, claim, node, &upid)),
+        Ok(upid) => Ok(started(on, claim, node, upid)),
         // The listing was old; the next look asks the VM itself.
         Err(error) if error.refusal() == Some(&Refusal::Running) => Ok(Receipt::Finished),
         Err(error) => {
@@ -323,16 +338,22 @@ async fn remove(
         .client()
         .remove_volume(&node, &place.storage, &volume)
         .await?;
-    Ok(receipt(on, claim, &node, quick))
+    Ok(match quick {
+        Quick::Done => {
+            on.note_removed(&volume);
+            Receipt::Finished
+        }
+        Quick::Task(upid) => started(on, claim, &node, upid),
+    })
 }
 
 async fn destroy(on: &Session, claim: &MachineClaim, node: &str) -> Result<Receipt, MachineError> {
     match on.client().destroy(node, claim.vmid).await {
-        Ok(upid) => Ok(started(on, claim, node, &upid)),
+        Ok(upid) => Ok(started(on, claim, node, upid)),
         Err(error) => {
             // It runs although it did not seem to: the next look asks the VM itself.
             if error.refusal() == Some(&Refusal::Running) {
-                on.note_switched(claim.vmid);
+                on.note_switched(claim.vmid, Power::Stopped);
             }
             Err(error.into())
         }

@@ -10,7 +10,7 @@ use capi_contract::{Operation, Progress};
 
 use super::error::MachineError;
 use crate::pve::{Error, Power, Refusal, TaskState, Upid, UpidError};
-use crate::session::{Glance, Session};
+use crate::session::{Glance, Listed, Session};
 
 /// A task that is waited for, and the VM that it changes: a clone's task id names the template.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,11 +18,17 @@ pub(super) struct Awaited {
     pub upid: Upid,
     pub vmid: u32,
     pub node: String,
+    /// Digest of the configuration that the task is to change.
+    pub digest: Option<String>,
 }
 
 impl fmt::Display for Awaited {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {} {}", self.upid, self.node, self.vmid)
+        write!(f, "{} {} {}", self.upid, self.node, self.vmid)?;
+        match &self.digest {
+            Some(digest) => write!(f, " {digest}"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -36,10 +42,12 @@ impl FromStr for Awaited {
             return Err(UpidError);
         };
         let vmid = vmid.parse().map_err(|_| UpidError)?;
+        let digest = words.next().map(str::to_owned);
         Ok(Self {
             upid: upid.parse()?,
             vmid,
             node: node.to_owned(),
+            digest,
         })
     }
 }
@@ -53,14 +61,17 @@ pub(super) async fn poll(
     let Ok(awaited) = operation.0.parse::<Awaited>() else {
         return Ok(Progress::Forgotten);
     };
-    let state = if on.is_probe_due(&awaited.upid) {
+    let upid = &awaited.upid;
+    let state = if on.is_probe_due(upid) {
         probe(on, &awaited).await?
     } else {
-        on.listed_task(&awaited.upid).await?
+        listed(on, upid).await?
     };
-    let upid = &awaited.upid;
     Ok(match state {
-        None | Some(TaskState::Running) => Progress::Running,
+        None | Some(TaskState::Running) => {
+            on.note_running();
+            Progress::Running
+        }
         Some(TaskState::Vanished) => Progress::Forgotten,
         Some(TaskState::Done) => {
             on.note_ended(upid);
@@ -74,8 +85,22 @@ pub(super) async fn poll(
     })
 }
 
+/// What the shared list says. It holds a few dozen tasks per node: one that should be in it and is
+/// not has to be asked after by itself.
+async fn listed(on: &Session, upid: &Upid) -> Result<Option<TaskState>, MachineError> {
+    match on.listed_task(upid).await? {
+        Listed::As(state) => Ok(Some(state)),
+        Listed::NotYet => Ok(None),
+        Listed::Missing => Ok(Some(
+            on.client().task(upid).await?.unwrap_or(TaskState::Vanished),
+        )),
+    }
+}
+
 fn failure(awaited: &Awaited, text: &str) -> MachineError {
-    let Awaited { upid, vmid, node } = awaited;
+    let Awaited {
+        upid, vmid, node, ..
+    } = awaited;
     match upid.kind() {
         "qmclone" => MachineError::Clone(Error::of_task(
             format!("clone to VM {vmid} on {node}"),
@@ -104,58 +129,56 @@ fn doing(kind: &str) -> &str {
 }
 
 /// Asks after one task. Where the VM itself shows that the task is over, it is read instead, and
-/// kept for the look that follows.
+/// kept for the look that follows; that a task failed is for the list of tasks to say.
 async fn probe(on: &Session, awaited: &Awaited) -> Result<Option<TaskState>, MachineError> {
-    let Awaited { upid, vmid, node } = awaited;
+    let Awaited {
+        upid, vmid, node, ..
+    } = awaited;
     let client = on.client();
-    match upid.kind() {
-        "qmclone" => match client.config(node, *vmid).await {
-            Ok(config) if config.lock().is_none() => {
-                on.put_glance(*vmid, Glance::Config(config));
-                Ok(Some(TaskState::Done))
+    let done = match upid.kind() {
+        "qmclone" | "resize" | "qmconfig" => match client.config(node, *vmid).await {
+            Ok(config) => {
+                let changed = config.digest() != awaited.digest.as_deref();
+                let done = changed && config.lock().is_none();
+                if done {
+                    on.put_glance(*vmid, Glance::Config(config));
+                }
+                done
             }
-            Ok(_) => Ok(Some(TaskState::Running)),
-            Err(error) if error.refusal() == Some(&Refusal::NoSuchVm) => task(on, upid).await,
-            Err(error) => Err(error.into()),
+            // A clone comes to its node at its end.
+            Err(error) if error.refusal() == Some(&Refusal::NoSuchVm) => false,
+            Err(error) => return Err(error.into()),
         },
-        "qmstart" | "qmresume" => {
-            let power = client.status(node, *vmid).await?.power();
-            seen_switched(on, awaited, power, power == Power::Running).await
-        }
-        "qmstop" => {
-            let power = client.status(node, *vmid).await?.power();
-            seen_switched(on, awaited, power, power == Power::Stopped).await
-        }
-        "qmdestroy" => match client.config(node, *vmid).await {
-            Ok(_) => task(on, upid).await,
-            Err(error) if error.refusal() == Some(&Refusal::NoSuchVm) => {
+        "qmstart" | "qmresume" => power(on, awaited).await? == Power::Running,
+        "qmstop" => power(on, awaited).await? == Power::Stopped,
+        "qmdestroy" => {
+            let gone = client.is_free(*vmid).await?;
+            if gone {
                 on.put_glance(*vmid, Glance::Gone);
-                Ok(Some(TaskState::Done))
             }
-            Err(error) => Err(error.into()),
-        },
-        _ => task(on, upid).await,
-    }
+            gone
+        }
+        _ => {
+            return Ok(Some(
+                client.task(upid).await?.unwrap_or(TaskState::Vanished),
+            ));
+        }
+    };
+    Ok(Some(if done {
+        TaskState::Done
+    } else {
+        TaskState::Running
+    }))
 }
 
-async fn seen_switched(
-    on: &Session,
-    awaited: &Awaited,
-    power: Power,
-    done: bool,
-) -> Result<Option<TaskState>, MachineError> {
-    if done {
-        on.put_glance(awaited.vmid, Glance::Power(power));
-        return Ok(Some(TaskState::Done));
-    }
-    task(on, &awaited.upid).await
-}
-
-/// The task's own word; one that is not known any more has ended, nobody knows how.
-async fn task(on: &Session, upid: &Upid) -> Result<Option<TaskState>, MachineError> {
-    Ok(Some(
-        on.client().task(upid).await?.unwrap_or(TaskState::Vanished),
-    ))
+async fn power(on: &Session, awaited: &Awaited) -> Result<Power, MachineError> {
+    let power = on
+        .client()
+        .status(&awaited.node, awaited.vmid)
+        .await?
+        .power();
+    on.note_power(awaited.vmid, power);
+    Ok(power)
 }
 
 #[cfg(test)]
@@ -171,6 +194,12 @@ mod tests {
             ("a", "b", 104)
         );
         assert_eq!(awaited.to_string(), text);
+        let guarded = format!("{text} d1");
+        let awaited: Awaited = guarded.parse().unwrap();
+        assert_eq!(
+            (awaited.digest.as_deref(), awaited.to_string()),
+            (Some("d1"), guarded)
+        );
         assert_eq!("something else".parse::<Awaited>(), Err(UpidError));
     }
 

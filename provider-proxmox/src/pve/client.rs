@@ -151,14 +151,14 @@ impl Call {
         Self::new(Method::POST, attempt, path.into())
     }
 
-    fn with(mut self, name: impl Into<Cow<'static, str>>, value: impl ToString) -> Self {
+    fn with(mut self, name: impl Into<Cow<'static, str>>, value: &dyn fmt::Display) -> Self {
         self.parameters.push((name.into(), value.to_string()));
         self
     }
 
-    fn with_some(self, name: &'static str, value: Option<&impl ToString>) -> Self {
+    fn with_some(self, name: &'static str, value: Option<&String>) -> Self {
         match value {
-            Some(value) => self.with(name, value.to_string()),
+            Some(value) => self.with(name, value),
             None => self,
         }
     }
@@ -241,7 +241,7 @@ impl Client {
             format!("ask whether VMID {vmid} is free"),
             "/cluster/nextid",
         );
-        match self.ask::<serde_json::Value>(call.with("vmid", vmid)).await {
+        match self.ask::<serde_json::Value>(call.with("vmid", &vmid)).await {
             Ok(_) => Ok(true),
             Err(error) if error.refusal() == Some(&Refusal::VmidTaken) => Ok(false),
             Err(error) => Err(error),
@@ -306,10 +306,10 @@ impl Client {
             request.newid
         );
         let call = Call::post(attempt, vm(node, template, "/clone"))
-            .with("newid", request.newid)
+            .with("newid", &request.newid)
             .with("name", &request.name)
             .with("description", &request.description)
-            .with("full", u8::from(request.full))
+            .with("full", &u8::from(request.full))
             .with_some("target", request.target.as_ref())
             .with_some("storage", request.storage.as_ref())
             .with_some("format", request.format.as_ref())
@@ -334,13 +334,13 @@ impl Client {
     ) -> Result<Quick, Error> {
         let attempt = format!("configure VM {vmid} on {node}");
         let mut call = Call::post(attempt, vm(node, vmid, "/config"))
-            .with("digest", digest)
-            .with("background_delay", ANSWER_AT_ONCE_WITHIN);
+            .with("digest", &digest)
+            .with("background_delay", &ANSWER_AT_ONCE_WITHIN);
         for (key, value) in changes {
             call = call.with(key.clone(), value);
         }
         if !deletions.is_empty() {
-            call = call.with("delete", deletions.join(","));
+            call = call.with("delete", &deletions.join(","));
         }
         self.ask(call).await.map(quick)
     }
@@ -360,9 +360,9 @@ impl Client {
     ) -> Result<Quick, Error> {
         let attempt = format!("resize disk {disk} of VM {vmid} on {node} to {size} GiB");
         let call = Call::new(Method::PUT, attempt, vm(node, vmid, "/resize"))
-            .with("digest", digest)
-            .with("disk", disk)
-            .with("size", format!("{size}G"));
+            .with("digest", &digest)
+            .with("disk", &disk)
+            .with("size", &format!("{size}G"));
         self.ask(call).await.map(quick)
     }
 
@@ -408,8 +408,8 @@ impl Client {
     pub async fn destroy(&self, node: &str, vmid: u32) -> Result<Upid, Error> {
         let attempt = format!("destroy VM {vmid} on {node}");
         let call = Call::new(Method::DELETE, attempt, vm(node, vmid, ""))
-            .with("purge", 1)
-            .with("destroy-unreferenced-disks", 1);
+            .with("purge", &1)
+            .with("destroy-unreferenced-disks", &1);
         self.ask(call).await
     }
 
@@ -466,7 +466,7 @@ impl Client {
     ) -> Result<Quick, Error> {
         let attempt = format!("remove {volume} on {node}");
         let call = Call::new(Method::DELETE, attempt, content(node, storage, volume))
-            .with("delay", ANSWER_AT_ONCE_WITHIN);
+            .with("delay", &ANSWER_AT_ONCE_WITHIN);
         match self.ask(call).await {
             Ok(upid) => Ok(quick(upid)),
             Err(error) if error.refusal() == Some(&Refusal::NoSuchVolume) => Ok(Quick::Done),
@@ -503,7 +503,7 @@ impl Client {
         file: &str,
     ) -> Result<Option<bool>, Error> {
         let attempt = format!("read {file} in VM {vmid}");
-        let call = Call::get(attempt, vm(node, vmid, "/agent/file-read")).with("file", file);
+        let call = Call::get(attempt, vm(node, vmid, "/agent/file-read")).with("file", &file);
         match self.ask::<serde_json::Value>(call).await {
             Ok(_) => Ok(Some(true)),
             Err(error) if error.refusal() == Some(&Refusal::NoSuchFile) => Ok(Some(false)),

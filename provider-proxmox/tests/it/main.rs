@@ -1,4 +1,6 @@
 //! Integration tests: one binary, modules mirror `src`.
 
 mod api;
+mod machine;
 mod seed;
+mod world;
