@@ -241,7 +241,10 @@ impl Client {
             format!("ask whether VMID {vmid} is free"),
             "/cluster/nextid",
         );
-        match self.ask::<serde_json::Value>(call.with("vmid", &vmid)).await {
+        match self
+            .ask::<serde_json::Value>(call.with("vmid", &vmid))
+            .await
+        {
             Ok(_) => Ok(true),
             Err(error) if error.refusal() == Some(&Refusal::VmidTaken) => Ok(false),
             Err(error) => Err(error),

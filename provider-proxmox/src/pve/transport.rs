@@ -201,19 +201,21 @@ fn root_cause(error: &(dyn StdError + 'static)) -> String {
 
 /// What the verification of the certificate said, if that is why the exchange failed.
 fn certificate_fault(error: &(dyn StdError + 'static)) -> Option<String> {
-    sources(error).find_map(|source| {
-        let direct = source.downcast_ref::<rustls::Error>();
-        let inside = || {
-            source
-                .downcast_ref::<std::io::Error>()
-                .and_then(std::io::Error::get_ref)
-                .and_then(|inner| inner.downcast_ref::<rustls::Error>())
-        };
-        match direct.or_else(inside)? {
-            rustls::Error::InvalidCertificate(fault) => Some(describe(fault)),
-            other => Some(other.to_string()),
-        }
-    })
+    sources(error)
+        .find_map(rustls_error)
+        .map(|error| match error {
+            rustls::Error::InvalidCertificate(fault) => describe(fault),
+            other => other.to_string(),
+        })
+}
+
+/// The TLS error in an error, which may be wrapped in IO errors: their inner error is no source.
+fn rustls_error<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a rustls::Error> {
+    if let Some(found) = error.downcast_ref() {
+        return Some(found);
+    }
+    let inner = error.downcast_ref::<std::io::Error>()?.get_ref()?;
+    rustls_error(inner)
 }
 
 fn describe(fault: &rustls::CertificateError) -> String {

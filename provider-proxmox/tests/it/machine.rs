@@ -232,7 +232,10 @@ async fn r5_a_stranger_at_our_vmid_is_foreign_and_is_not_touched() {
     tokio::time::sleep(Duration::from_secs(30)).await;
     life.deleting = true;
     let halt = life.run().await;
-    assert!(matches!(&halt, Halt::Foreign(text) if text.contains("m-0")), "{halt:?}");
+    assert!(
+        matches!(&halt, Halt::Foreign(text) if text.contains("m-0")),
+        "{halt:?}"
+    );
     assert_eq!(platform.strangers_touched(), []);
 }
 
