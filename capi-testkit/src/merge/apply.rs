@@ -119,9 +119,9 @@ impl Attempt<'_> {
         let dropped = last
             .as_ref()
             .filter(|last| !last.fields.difference(&fields).is_empty());
-        let new = match dropped {
+        let (new, mut result) = match dropped {
             Some(last) => self.pruned(&merged, &last.fields, &fields, &owners)?,
-            None => merged,
+            None => (merged.clone(), merged),
         };
 
         let mut changes = compare(self.root, self.stored, &new).map_err(ApplyError::Untyped)?;
@@ -149,22 +149,23 @@ impl Attempt<'_> {
             time,
             fields: stripped(&fields),
         });
-        let mut new = new;
         let entries = owners.encode();
         if !entries.is_null() {
-            new["metadata"]["managedFields"] = entries;
+            result["metadata"]["managedFields"] = entries;
         }
-        Ok(new)
+        Ok(result)
     }
 
-    /// `merged` without what this applier dropped and nobody else owns.
+    /// `merged` without what this applier dropped and nobody else owns: as ownership sees it, and as
+    /// it is to be stored. They differ in containers that lost their content, see
+    /// [`combine::without_and_clean`].
     fn pruned(
         &self,
         merged: &Value,
         last: &FieldSet,
         fields: &FieldSet,
         owners: &Owners,
-    ) -> Result<Value, ApplyError> {
+    ) -> Result<(Value, Value), ApplyError> {
         let root = self.root;
         let set_of = |value: &Value| -> Result<FieldSet, ApplyError> {
             let set = compare::field_set(root, value).map_err(ApplyError::Untyped)?;
@@ -183,7 +184,8 @@ impl Attempt<'_> {
 
         // What this applier never owned comes back too.
         let gone = all.difference(&set_of(&pruned)?).intersection(&last);
-        Ok(combine::without_and_clean(root, merged, &gone))
+        let seen = combine::without(root, merged, &gone);
+        Ok((seen, combine::without_and_clean(root, merged, &gone)))
     }
 
     /// Conflicts on fields that client-side apply left exactly as they are are none.
