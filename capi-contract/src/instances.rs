@@ -88,6 +88,17 @@ pub struct Order<'a, K> {
     pub bootstrap: Option<&'a Bootstrap>,
 }
 
+impl<'a, K> Order<'a, K> {
+    /// An order; the adapter makes it, and whoever wraps [`Instances`] in another.
+    pub fn new(mark: &'a Mark, object: &'a K, bootstrap: Option<&'a Bootstrap>) -> Self {
+        Self {
+            mark,
+            object,
+            bootstrap,
+        }
+    }
+}
+
 /// A backend that makes a machine in one call.
 pub trait Instances: Send + Sync + 'static {
     /// How a create behaves when it is asked twice.

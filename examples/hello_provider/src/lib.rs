@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 
 use capi_contract::crd::{InfraClusterStatus, InfraMachineStatus};
 use capi_contract::{
-    AddressType, Bootstrap, ByInstance, Classify, Connected, Creation, Endpoint, Endpointed,
-    GivenEndpoint, Instance, InstanceState, Instances, MachineAddress, MachineFacts, Mark, Order,
+    AddressType, Bootstrap, Classify, Creation, Endpoint, Endpointed, Instance, InstanceState,
+    Instances, MachineAddress, MachineFacts, Mark, Order,
 };
 use kube::CustomResource;
 use schemars::JsonSchema;
@@ -29,7 +29,11 @@ use serde::{Deserialize, Serialize};
 #[serde(rename_all = "camelCase")]
 pub struct HelloMachineSpec {
     /// Set by the controller (IM-02).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        rename = "providerID",
+        default,
+        skip_serializing_if = "Option::is_none"
+    )]
     #[schemars(length(min = 1, max = 512))]
     pub provider_id: Option<String>,
 }
@@ -163,17 +167,15 @@ impl Instances for Directory {
     }
 
     fn facts(&self, object: &HelloMachine, file: &File) -> MachineFacts<()> {
-        let mut facts = MachineFacts::default();
-        facts.provider_id = file.mark.token().map(|token| format!("hello://{token}"));
-        let host = object.metadata.name.clone().unwrap_or_default();
-        facts.addresses = vec![MachineAddress::new(AddressType::Hostname, host)];
-        facts
+        facts(object, &file.mark)
     }
 }
 
-/// The provider, ready to be run by the engine.
-pub type Machines = ByInstance<Directory>;
-/// The cluster side: the endpoint comes with the spec.
-pub type Clusters = GivenEndpoint<HelloCluster>;
-/// No credentials are needed.
-pub type Connector = Connected;
+/// Its id is the claim token, its address its name.
+pub fn facts(object: &HelloMachine, mark: &Mark) -> MachineFacts<()> {
+    let mut facts = MachineFacts::default();
+    facts.provider_id = mark.token().map(|token| format!("hello://{token}"));
+    let host = object.metadata.name.clone().unwrap_or_default();
+    facts.addresses = vec![MachineAddress::new(AddressType::Hostname, host)];
+    facts
+}

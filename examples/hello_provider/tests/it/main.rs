@@ -1,1 +1,11 @@
-//! Integration tests: one binary, modules mirror `src`.
+//! The hello provider goes through the crash sweep.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "helper functions of tests are tests too"
+)]
+
+mod life;
+mod port;
+mod sweep;
