@@ -2,6 +2,7 @@
 //! guests that boot, and faults at every call.
 //!
 //! * [`apiserver`]: an in-process Kubernetes API server, in memory or over TLS.
+//! * [`conformance`]: does a provider keep the contract, rule by rule.
 //! * [`core`]: Cluster API core with kubeadm bootstrap and control plane, simulated.
 //! * [`crds`]: the published definitions of Cluster API and of the in-cluster IPAM provider.
 //! * [`faults`]: drops, delays, refusals and deaths at every call of every port.
@@ -13,6 +14,7 @@
 //! * [`workload`]: the workload clusters that booted machines make together.
 
 pub mod apiserver;
+pub mod conformance;
 pub mod core;
 pub mod crds;
 pub mod faults;

@@ -186,15 +186,39 @@ impl<B: Backend> ProviderWorld<B> {
         &self.backend
     }
 
+    pub(crate) fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// Merges a patch into an object, or into its status.
+    pub(crate) async fn patch(
+        &self,
+        object: &Value,
+        patch: Value,
+        status: bool,
+    ) -> Result<(), String> {
+        let (api, params) = (self.api(object), PatchParams::default());
+        let patch = Patch::Merge(patch);
+        let patched = if status {
+            api.patch_status(NAME, &params, &patch).await
+        } else {
+            api.patch(NAME, &params, &patch).await
+        };
+        patched
+            .map(|_| ())
+            .map_err(|error| format!("patching {}: {error}", object["kind"]))
+    }
+
     fn api(&self, object: &Value) -> Api<DynamicObject> {
         Api::namespaced_with(self.script.clone(), NAMESPACE, &resource(object))
     }
 
     /// Creates the objects; the script has no faults, so anything else than success is a mistake in
     /// the manifest, and the run cannot go on.
-    async fn create_all(&self) -> Result<(), String> {
+    pub(crate) async fn create_edited(&self, edit: impl Fn(&mut Value)) -> Result<(), String> {
         let mut uids = BTreeMap::new();
         for mut object in self.manifest.objects() {
+            edit(&mut object);
             let name = object["metadata"]["name"]
                 .as_str()
                 .unwrap_or_default()
@@ -204,7 +228,9 @@ impl<B: Backend> ProviderWorld<B> {
             let owners = object["metadata"]["ownerReferences"].as_array_mut();
             for owner in owners.into_iter().flatten() {
                 let key = (owner["kind"].to_string(), owner["name"].to_string());
-                owner["uid"] = uids.get(&key).cloned().unwrap_or_default();
+                if owner["uid"].is_null() {
+                    owner["uid"] = uids.get(&key).cloned().unwrap_or_default();
+                }
             }
             let status = object.as_object_mut().and_then(|map| map.remove("status"));
             let api = self.api(&object);
@@ -232,13 +258,13 @@ impl<B: Backend> ProviderWorld<B> {
     }
 
     /// The object as it is stored, without a request.
-    fn stored(&self, object: &Value) -> Option<Value> {
+    pub(crate) fn stored(&self, object: &Value) -> Option<Value> {
         let resource = resource(object);
         let collection = format!("{}.{}", resource.plural, resource.group);
         self.server.object(&collection, NAMESPACE, NAME)
     }
 
-    async fn remove(&self, object: &Value) -> Result<(), String> {
+    pub(crate) async fn remove(&self, object: &Value) -> Result<(), String> {
         match self
             .api(object)
             .delete(NAME, &DeleteParams::default())
@@ -326,7 +352,7 @@ impl<B: Backend> World for ProviderWorld<B> {
     }
 
     fn create(&self) -> BoxFuture<'_, Result<(), String>> {
-        Box::pin(self.create_all())
+        Box::pin(self.create_edited(|_| {}))
     }
 
     fn delete(&self) -> BoxFuture<'_, Result<(), String>> {
