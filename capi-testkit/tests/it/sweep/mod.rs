@@ -1,7 +1,7 @@
 //! The sweep is judged by a tiny controller that is right, and by what is wrong with it when any one
 //! of its precautions is left out.
 
-mod provider;
+pub(crate) mod provider;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

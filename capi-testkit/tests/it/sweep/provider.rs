@@ -50,7 +50,7 @@ fn definition(kind: &str) -> Value {
 
 /// VMs by number, each with the token of its claim; `None` is a stranger's.
 #[derive(Clone, Default)]
-struct Farm {
+pub(crate) struct Farm {
     machines: Arc<Mutex<BTreeMap<u64, Option<String>>>>,
     violations: Arc<Mutex<Vec<String>>>,
     claims: Arc<AtomicUsize>,
@@ -281,29 +281,39 @@ async fn keep(
     }
 }
 
+/// Enough to show that worlds and controllers are taken apart and made anew; all families are played
+/// against real providers.
+const FAMILIES: [Family; 4] = [
+    Family::Crashes,
+    Family::StaleCrashes,
+    Family::Removals,
+    Family::Pairs,
+];
+
+/// A world with one tiny provider in it.
+pub(crate) fn world(weaken: fn(Client) -> Client) -> ProviderWorld<Farm> {
+    let server = ApiServer::builder().seed(1).build();
+    let needed = ["clusters.cluster.x-k8s.io", "machines.cluster.x-k8s.io"];
+    let core = needed.iter().filter_map(|name| crds::named(name));
+    server
+        .install_crds(core.chain(DEFINITIONS.iter()))
+        .expect("definitions are valid");
+    let farm = Farm::default();
+    let kind = |kind: &str| json!({"apiVersion": format!("{GROUP}/v1"), "kind": kind, "spec": {}});
+    let manifest = Manifest::new(kind("TinyCluster"), kind("TinyMachine"));
+    let machines = farm.clone();
+    ProviderWorld::new(server, farm, manifest, move |client, faults| {
+        let controller = Controller {
+            client: weaken(client),
+            faults,
+            farm: machines.clone(),
+        };
+        controller.run()
+    })
+}
+
 fn swept(weaken: fn(Client) -> Client, families: &[Family]) -> Report {
-    let make = move || async move {
-        let server = ApiServer::builder().seed(1).build();
-        let needed = ["clusters.cluster.x-k8s.io", "machines.cluster.x-k8s.io"];
-        let core = needed.iter().filter_map(|name| crds::named(name));
-        server
-            .install_crds(core.chain(DEFINITIONS.iter()))
-            .expect("definitions are valid");
-        let farm = Farm::default();
-        let kind =
-            |kind: &str| json!({"apiVersion": format!("{GROUP}/v1"), "kind": kind, "spec": {}});
-        let manifest = Manifest::new(kind("TinyCluster"), kind("TinyMachine"));
-        let machines = farm.clone();
-        ProviderWorld::new(server, farm, manifest, move |client, faults| {
-            let controller = Controller {
-                client: weaken(client),
-                faults,
-                farm: machines.clone(),
-            };
-            controller.run()
-        })
-    };
-    Sweep::new(make)
+    Sweep::new(move || async move { world(weaken) })
         .families(families.iter().copied())
         .pairs(20)
         .failures_max(1)
@@ -312,10 +322,10 @@ fn swept(weaken: fn(Client) -> Client, families: &[Family]) -> Report {
 
 #[test]
 fn a_right_provider_passes() {
-    let report = swept(|client| client, &Family::ALL);
+    let report = swept(|client| client, &FAMILIES);
     println!("{report}");
     assert!(report.is_clean(), "{report}");
-    assert!(report.runs > 150, "{report}");
+    assert!(report.runs > 80, "{report}");
 }
 
 #[test]
