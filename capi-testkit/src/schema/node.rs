@@ -144,15 +144,7 @@ impl Compiler {
         };
         let kind = self.kind(schema, path)?;
         let properties = self.properties(schema, path, depth)?;
-        let additional = match &schema["additionalProperties"] {
-            Value::Bool(true) => Additional::Any,
-            Value::Object(_) => Additional::Of(Box::new(self.node(
-                &schema["additionalProperties"],
-                &format!("{path}.additionalProperties"),
-                depth + 1,
-            )?)),
-            _ => Additional::None,
-        };
+        let additional = self.additional(schema, path, depth)?;
         let items = match &schema["items"] {
             Value::Null => None,
             items => Some(Box::new(self.node(
@@ -235,6 +227,23 @@ impl Compiler {
                 &format!("{path}.type"),
                 "must not be empty for specified object fields",
             )),
+        }
+    }
+
+    fn additional(
+        self,
+        schema: &Value,
+        path: &str,
+        depth: usize,
+    ) -> Result<Additional, SchemaError> {
+        match &schema["additionalProperties"] {
+            Value::Bool(true) => Ok(Additional::Any),
+            child @ Value::Object(_) => {
+                let path = format!("{path}.additionalProperties");
+                let node = self.node(child, &path, depth + 1)?;
+                Ok(Additional::Of(Box::new(node)))
+            }
+            _ => Ok(Additional::None),
         }
     }
 
