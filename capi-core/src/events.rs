@@ -130,7 +130,7 @@ impl Writer {
             }
             tokio::time::sleep(INTERVAL).await;
         }
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 

@@ -93,11 +93,11 @@ pub(crate) fn decide(on: Situation) -> Decision {
         (Aim::Keep, Sight::Ours) => Decision::Plan,
         (Aim::GiveUp | Aim::Delete, Sight::Ours) => Decision::Teardown,
         (Aim::Delete, Sight::Absent | Sight::Foreign) => Decision::Release,
-        (Aim::GiveUp, Sight::Absent | Sight::Foreign) => Decision::ChooseAnew,
-        (Aim::Keep, Sight::Absent) if on.proven && !on.remade => Decision::Lost,
+        (Aim::Keep, Sight::Absent | Sight::Foreign) if on.proven && !on.remade => Decision::Lost,
         (Aim::Keep, Sight::Absent) => Decision::PlanAbsent,
-        (Aim::Keep, Sight::Foreign) if on.proven && !on.remade => Decision::Lost,
-        (Aim::Keep, Sight::Foreign) => Decision::ChooseAnew,
+        (Aim::GiveUp, Sight::Absent | Sight::Foreign) | (Aim::Keep, Sight::Foreign) => {
+            Decision::ChooseAnew
+        }
     }
 }
 

@@ -62,6 +62,8 @@ pub(super) struct Pass<'d, K: Kind, C: Connect> {
     pub(super) ledger: Option<Ledger<ClaimOf<K>>>,
     /// Whether `ledger` is on the object, claim and proof.
     pub(super) is_recorded: bool,
+    /// Whether the pass comes from a timer, not from an event.
+    pub(super) routine: bool,
     pub(super) held: Option<Held<SessionOf<K>>>,
     pub(super) told: Option<Told>,
     /// What the first write carries beside the ledger.
@@ -86,8 +88,8 @@ impl<K: Kind, C: Connect<Session = SessionOf<K>>> Driver<K, C> {
         }
     }
 
-    /// Makes one pass.
-    pub(crate) async fn pass(&self, name: &ObjectName) -> Next {
+    /// Makes one pass. `routine` says that nothing is known to have happened.
+    pub(crate) async fn pass(&self, name: &ObjectName, routine: bool) -> Next {
         let Some(object) = self.kind.load(name) else {
             self.visits.lock().remove(name);
             return Next::Never;
@@ -99,6 +101,7 @@ impl<K: Kind, C: Connect<Session = SessionOf<K>>> Driver<K, C> {
                 return Next::Event;
             }
         };
+        pass.routine = routine;
         let result = pass.work().await;
         let next = pass.conclude(result).await;
         self.visits.lock().insert(name.clone(), pass.visit);
@@ -123,6 +126,7 @@ impl<K: Kind, C: Connect<Session = SessionOf<K>>> Driver<K, C> {
             visit,
             ledger: None,
             is_recorded: false,
+            routine: false,
             held: None,
             told: None,
             first_annotations: Vec::new(),
@@ -301,10 +305,9 @@ impl<K: Kind, C: Connect<Session = SessionOf<K>>> Pass<'_, K, C> {
             Err(stop) => return self.conclude_badly(stop).await,
         };
         let next = match &outcome {
-            Outcome::Ignored => return Next::Event,
-            Outcome::Released => return Next::Event,
+            Outcome::Ignored | Outcome::Released => return Next::Event,
             Outcome::Paused(_) => Next::Event,
-            Outcome::Settled => Next::After(self.driver.options.recheck),
+            Outcome::Settled | Outcome::Calm => Next::After(self.driver.options.recheck),
             Outcome::Waiting(notice)
             | Outcome::Unsure(notice)
             | Outcome::Lost(notice)
@@ -313,6 +316,11 @@ impl<K: Kind, C: Connect<Session = SessionOf<K>>> Pass<'_, K, C> {
         match self.publish(&outcome).await {
             Ok(None) => {
                 self.visit.succeed();
+                if matches!(outcome, Outcome::Settled) && self.visit.settled {
+                    let version = self.subject.object.meta().resource_version.clone();
+                    let now = self.driver.options.clock.monotonic();
+                    self.visit.calm_since(version, now);
+                }
                 next
             }
             Ok(Some(due)) => {
@@ -376,10 +384,9 @@ impl<K: Kind, C: Connect<Session = SessionOf<K>>> Pass<'_, K, C> {
         }
         let delay = backoff::delay(&failure.class, self.visit.failures, &self.name);
         match self.publish_failure(&failure).await {
-            Ok(None) => Next::After(delay),
-            Ok(Some(due)) => earlier(Next::After(delay), due),
+            Ok(Some(due)) => Next::After(delay.min(due)),
             Err(Stop::Refused) => Next::After(delay.min(VIEW_FIRST)),
-            Err(_) => Next::After(delay),
+            Ok(None) | Err(_) => Next::After(delay),
         }
     }
 
@@ -396,9 +403,11 @@ impl<K: Kind, C: Connect<Session = SessionOf<K>>> Pass<'_, K, C> {
     async fn settle_accounts(&mut self, outcome: Outcome) -> Result<Outcome, Stop> {
         match outcome {
             Outcome::Waiting(_) | Outcome::Unsure(_) | Outcome::Settled | Outcome::Lost(_) => {}
-            Outcome::Ignored | Outcome::Paused(_) | Outcome::Deleting(_) | Outcome::Released => {
-                return Ok(outcome);
-            }
+            Outcome::Ignored
+            | Outcome::Paused(_)
+            | Outcome::Calm
+            | Outcome::Deleting(_)
+            | Outcome::Released => return Ok(outcome),
         }
         let spec = self.told.as_mut().and_then(|told| told.spec.take());
         let is_completing =

@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use capi_contract::{
-    Class, Connect, Depth, External, Ledger, Lookup, Lost, Moment, Plan, Step, Teardown,
+    Class, Connect, Depth, External, Health, Ledger, Lookup, Lost, Moment, Plan, Step, Teardown,
 };
+
+use kube::Resource;
 
 use super::act::{Done, create_unanswered};
 use super::decide::{Aim, Decision, Sight, decide};
@@ -62,16 +64,12 @@ impl<K: Kind, C: Connect<Session = SessionOf<K>>> Pass<'_, K, C> {
         if let Some(notice) = self.follow(&session).await? {
             return Ok(Outcome::Waiting(notice));
         }
-        if self.held_before_first_step().await? {
-            if let Answer::Hold(notice) = self.ask_hooks(Moment::Claimed).await? {
-                return Ok(Outcome::Waiting(notice));
-            }
+        if self.held_before_first_step().await?
+            && let Answer::Hold(notice) = self.ask_hooks(Moment::Claimed).await?
+        {
+            return Ok(Outcome::Waiting(notice));
         }
-        let mut depth = if self.visit.settled && self.is_proven() {
-            Depth::Listing
-        } else {
-            Depth::Thing
-        };
+        let mut depth = self.first_depth();
         let mut course = Course::default();
         loop {
             let lookup = self.look(&session, depth).await?;
@@ -82,6 +80,18 @@ impl<K: Kind, C: Connect<Session = SessionOf<K>>> Pass<'_, K, C> {
                 Advance::Done(outcome) => return Ok(outcome),
                 Advance::Again => depth = Depth::Thing,
             }
+        }
+    }
+
+    /// A listing, one call for all, suffices for a settled thing to which nothing is known to have
+    /// happened.
+    fn first_depth(&self) -> Depth {
+        let version = self.subject.object.meta().resource_version.as_deref();
+        let now = self.driver.options.clock.monotonic();
+        if self.routine && self.is_proven() && self.visit.is_calm(version, now) {
+            Depth::Listing
+        } else {
+            Depth::Thing
         }
     }
 
@@ -176,7 +186,7 @@ impl<K: Kind, C: Connect<Session = SessionOf<K>>> Pass<'_, K, C> {
         let decision = decide(situation);
         tracing::trace!(object = %self.name, ?situation, ?decision, "decided");
         match decision {
-            Decision::LookCloser => Ok(Advance::Again),
+            Decision::LookCloser | Decision::Release => Ok(Advance::Again),
             Decision::AwaitCreate(rest) => {
                 Ok(Advance::Done(Outcome::Waiting(create_unanswered(rest))))
             }
@@ -196,12 +206,19 @@ impl<K: Kind, C: Connect<Session = SessionOf<K>>> Pass<'_, K, C> {
                 self.visit.saw_ours();
                 let claim = &self.known()?.claim;
                 let external = self.driver.kind.external();
-                let facts = external.facts(scope, claim, &seen);
                 let plan = external.plan(scope, claim, Some(&seen));
+                // A listing knows less than the thing itself: what it does not say was told before.
+                if depth == Depth::Listing {
+                    return Ok(match plan {
+                        Plan::Settled => Advance::Done(Outcome::Calm),
+                        Plan::Apply(_) | Plan::Wait(_) | Plan::Lost(_) => Advance::Again,
+                    });
+                }
+                let facts = external.facts(scope, claim, &seen);
                 drop(seen);
                 self.told = Some(self.driver.kind.tell(&self.subject, scope, &facts));
                 drop(facts);
-                self.follow_plan(session, scope, plan, depth, course).await
+                self.follow_plan(session, scope, plan, course).await
             }
             Decision::PlanAbsent => {
                 if self.is_proven() {
@@ -209,7 +226,7 @@ impl<K: Kind, C: Connect<Session = SessionOf<K>>> Pass<'_, K, C> {
                 }
                 let external = self.driver.kind.external();
                 let plan = external.plan(scope, &self.known()?.claim, None);
-                self.follow_plan(session, scope, plan, depth, course).await
+                self.follow_plan(session, scope, plan, course).await
             }
             Decision::Teardown => {
                 let Lookup::Ours(seen) = lookup else {
@@ -224,7 +241,6 @@ impl<K: Kind, C: Connect<Session = SessionOf<K>>> Pass<'_, K, C> {
                     Teardown::Release => self.choose_anew(session, scope, course).await,
                 }
             }
-            Decision::Release => Ok(Advance::Again),
         }
     }
 
@@ -233,25 +249,22 @@ impl<K: Kind, C: Connect<Session = SessionOf<K>>> Pass<'_, K, C> {
         session: &SessionOf<K>,
         scope: &ScopeOf<K>,
         plan: Plan<<K::External as External>::Step>,
-        depth: Depth,
         course: &mut Course,
     ) -> Result<Advance, Stop> {
         match plan {
             Plan::Settled => {
-                self.visit.settled = true;
+                let told = self.told.as_ref();
+                self.visit.settled = told.is_some_and(|told| told.health == Health::Good);
                 Ok(Advance::Done(Outcome::Settled))
             }
             Plan::Wait(waiting) => {
-                // A listing suffices to see that a thing still waits.
-                self.visit.settled = self.is_proven();
+                self.visit.settled = false;
                 Ok(Advance::Done(Outcome::Waiting(waiting.into())))
             }
             Plan::Lost(waiting) => {
                 self.visit.settled = false;
                 Ok(Advance::Done(Outcome::Lost(waiting.into())))
             }
-            // A listing is too old to act upon.
-            Plan::Apply(_) if depth == Depth::Listing => Ok(Advance::Again),
             Plan::Apply(step) => {
                 self.visit.settled = false;
                 self.take_step(session, scope, &step, course).await

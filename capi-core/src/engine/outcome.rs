@@ -46,6 +46,8 @@ pub(crate) enum Outcome {
     Unsure(Notice),
     /// All is as it should be.
     Settled,
+    /// Nothing has changed since all was as it should be, as far as a shared listing tells.
+    Calm,
     /// What was made is gone or damaged for good.
     Lost(Notice),
     /// The teardown waits.
@@ -63,6 +65,7 @@ impl Outcome {
             Outcome::Waiting(_) => "waiting",
             Outcome::Unsure(_) => "unsure",
             Outcome::Settled => "settled",
+            Outcome::Calm => "calm",
             Outcome::Lost(_) => "lost",
             Outcome::Deleting(_) => "deleting",
             Outcome::Released => "released",

@@ -129,8 +129,8 @@ impl<K: Clone + Eq + Hash + Ord, G: Clone + Eq + Hash> Queue<K, G> {
         }
     }
 
-    /// The next key to run. It must be [finished](Self::finished).
-    pub(crate) fn next(&mut self, now: Duration) -> Option<K> {
+    /// The next key to run, and why. It must be [finished](Self::finished).
+    pub(crate) fn next(&mut self, now: Duration) -> Option<(K, Urgency)> {
         self.expire(now);
         for index in 0..URGENCIES {
             while let Some(key) = self.ready[index].pop() {
@@ -138,13 +138,16 @@ impl<K: Clone + Eq + Hash + Ord, G: Clone + Eq + Hash> Queue<K, G> {
                     continue;
                 };
                 // A key that became more urgent is still in the list of its old urgency.
-                if entry.running || entry.ready.is_none_or(|u| u.index() != index) {
+                let Some(urgency) = entry.ready.filter(|u| u.index() == index) else {
+                    continue;
+                };
+                if entry.running {
                     continue;
                 }
                 entry.ready = None;
                 entry.running = true;
                 self.waiting -= 1;
-                return Some(key);
+                return Some((key, urgency));
             }
         }
         None
@@ -205,8 +208,12 @@ mod tests {
 
     const NOW: Duration = Duration::from_secs(100);
 
+    fn take(queue: &mut Queue<&'static str, char>, now: Duration) -> Option<&'static str> {
+        queue.next(now).map(|(key, _)| key)
+    }
+
     fn drain(queue: &mut Queue<&'static str, char>) -> Vec<&'static str> {
-        std::iter::from_fn(|| queue.next(NOW)).collect()
+        std::iter::from_fn(|| take(queue, NOW)).collect()
     }
 
     #[test]
@@ -234,14 +241,14 @@ mod tests {
     fn one_object_runs_once_at_a_time_and_again_if_pushed_meanwhile() {
         let mut queue = Queue::new();
         queue.push("x", 'a', Urgency::Edit);
-        assert_eq!(queue.next(NOW), Some("x"));
+        assert_eq!(take(&mut queue, NOW), Some("x"));
         queue.push("x", 'a', Urgency::Edit);
         queue.push("x", 'a', Urgency::Deletion);
-        assert_eq!(queue.next(NOW), None);
+        assert_eq!(take(&mut queue, NOW), None);
         queue.finished(&"x", Some(NOW + Duration::from_secs(60)));
-        assert_eq!(queue.next(NOW), Some("x"));
+        assert_eq!(take(&mut queue, NOW), Some("x"));
         queue.finished(&"x", None);
-        assert_eq!(queue.next(NOW), None);
+        assert_eq!(take(&mut queue, NOW), None);
         assert_eq!(queue.due(), None);
     }
 
@@ -261,11 +268,11 @@ mod tests {
         queue.next(NOW);
         queue.finished(&"x", Some(NOW + Duration::from_secs(5)));
         assert_eq!(queue.due(), Some(NOW + Duration::from_secs(5)));
-        assert_eq!(queue.next(NOW + Duration::from_secs(4)), None);
-        assert_eq!(queue.next(NOW + Duration::from_secs(5)), Some("x"));
+        assert_eq!(take(&mut queue, NOW + Duration::from_secs(4)), None);
+        assert_eq!(take(&mut queue, NOW + Duration::from_secs(5)), Some("x"));
         queue.finished(&"x", Some(NOW + Duration::from_secs(50)));
         queue.wake(&"x", Urgency::Edit);
-        assert_eq!(queue.next(NOW), Some("x"));
+        assert_eq!(take(&mut queue, NOW), Some("x"));
         assert_eq!(queue.due(), None, "the run sets its own timer");
     }
 
@@ -276,10 +283,10 @@ mod tests {
         queue.next(NOW);
         queue.push("x", 'a', Urgency::Edit);
         queue.retire(&"x");
-        assert_eq!(queue.next(NOW), Some("x"));
+        assert_eq!(take(&mut queue, NOW), Some("x"));
         queue.retire(&"x");
         queue.wake(&"x", Urgency::Edit);
-        assert_eq!(queue.next(NOW), None);
+        assert_eq!(take(&mut queue, NOW), None);
         assert_eq!(queue.waiting(), 0);
     }
 }

@@ -7,6 +7,10 @@ use capi_contract::{Bootstrap, Claim, Intent, Ledger, Operation};
 /// R2: how long after a write its mutation may still leave.
 pub(crate) const LEAVES_WITHIN: Duration = Duration::from_secs(5);
 
+/// How long a listing suffices. It shows that a thing is there and runs; what only the thing itself
+/// shows, such as its addresses, is brought up to date this often. As long as core's own resync.
+const LOOK_CLOSER_AFTER: Duration = Duration::from_secs(600);
+
 /// An intent is written with whole seconds, rounded down.
 const ROUNDING: Duration = Duration::from_secs(1);
 
@@ -50,8 +54,10 @@ pub(crate) struct Visit<C> {
     /// The step under way was answered; the next look at what is ours closes it.
     answered: bool,
     pub(crate) give_up: bool,
-    /// The last look at the thing itself found nothing to do.
+    /// The last look at the thing itself found nothing to do and nothing to wait for.
     pub(crate) settled: bool,
+    /// The version of the object after such a look, and when that was.
+    calm: Option<(Option<String>, Duration)>,
     pub(crate) seen_ours: bool,
     pub(crate) teardown_begun: bool,
     pub(crate) looks: u32,
@@ -77,6 +83,7 @@ impl<C: Claim> Visit<C> {
             answered: false,
             give_up: false,
             settled: false,
+            calm: None,
             seen_ours: false,
             teardown_begun: false,
             looks: 0,
@@ -170,6 +177,18 @@ impl<C: Claim> Visit<C> {
             .map(|rest| rest.as_secs().saturating_sub(margin).max(1));
         own.map(|own| own.as_secs() + u64::from(own.subsec_nanos() > 0))
             .max(earlier)
+    }
+
+    /// Notes that all was as it should be, and published.
+    pub(crate) fn calm_since(&mut self, version: Option<String>, now: Duration) {
+        self.calm = Some((version, now));
+    }
+
+    /// Whether a listing suffices: the last look at the thing itself found nothing to do, its result
+    /// is published, the object has not changed, and it is not too long ago.
+    pub(crate) fn is_calm(&self, version: Option<&str>, now: Duration) -> bool {
+        let calm = self.calm.as_ref().filter(|_| self.settled);
+        calm.is_some_and(|(seen, at)| seen.as_deref() == version && now < *at + LOOK_CLOSER_AFTER)
     }
 
     pub(crate) fn fail(&mut self, now: Duration) {

@@ -344,7 +344,7 @@ pub(super) struct Extra {
 
 fn shown(outcome: &Outcome) -> Option<Shown<'_>> {
     match outcome {
-        Outcome::Ignored | Outcome::Released => None,
+        Outcome::Ignored | Outcome::Released | Outcome::Calm => None,
         Outcome::Paused(message) => Some(Shown::Paused(message)),
         Outcome::Waiting(notice) => Some(Shown::Waiting(notice)),
         Outcome::Unsure(notice) => Some(Shown::Unsure(notice)),

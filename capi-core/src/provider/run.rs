@@ -23,9 +23,9 @@ use super::children::resource_of;
 use super::cluster::Clusters;
 use super::machine::Machines;
 use super::store::{Change, Store};
-use super::watch::{Lenient, Watch, decoded, filter_selector, follow};
+use super::watch::{Lenient, On, Watch, decoded, filter_selector, follow};
 use super::world::{Key, Role, Topic, World};
-use crate::engine::{Driver, Next};
+use crate::engine::{Driver, Next, Urgency};
 use crate::options::Options;
 
 /// How long passes that are under way may take to come to their end after a shutdown; less than the
@@ -34,6 +34,9 @@ const STOP_WITHIN: Duration = Duration::from_secs(25);
 
 /// How often the metric of the queue is brought up to date while nothing happens.
 const IDLE_MAX: Duration = Duration::from_secs(60);
+
+/// How often a process that may not act asks whether it may now.
+const LEADERSHIP_LOOK: Duration = Duration::from_secs(1);
 
 /// A provider with everything that it needs.
 pub(crate) struct Engine<C: Connect, IC: InfraCluster, IM: InfraMachine> {
@@ -75,16 +78,7 @@ where
         loop {
             let now = self.now();
             self.begin_passes(&mut passes, now);
-            let wake = self
-                .world
-                .due()
-                .map_or(IDLE_MAX, |due| due.saturating_sub(now));
-            let has_slot = passes.len() < self.options.concurrency;
-            let timer = sleep(if has_slot {
-                wake.min(IDLE_MAX)
-            } else {
-                IDLE_MAX
-            });
+            let timer = sleep(self.pause(passes.len(), now));
             tokio::select! {
                 biased;
                 () = &mut shutdown => break,
@@ -107,6 +101,18 @@ where
         }
     }
 
+    /// How long nothing happens if no event comes.
+    fn pause(&self, running: usize, now: Duration) -> Duration {
+        if !self.options.leadership.holds() {
+            return LEADERSHIP_LOOK;
+        }
+        if running >= self.options.concurrency || !self.world.is_synced() {
+            return IDLE_MAX;
+        }
+        let due = self.world.due().map(|due| due.saturating_sub(now));
+        due.map_or(IDLE_MAX, |due| due.min(IDLE_MAX))
+    }
+
     fn begin_passes<'a>(
         &'a self,
         passes: &mut FuturesUnordered<BoxFuture<'a, (Key, Next)>>,
@@ -115,19 +121,20 @@ where
         // Before the first lists are there, whatever is missing might just not have come yet.
         let may_act = self.world.is_synced() && self.options.leadership.holds();
         while may_act && passes.len() < self.options.concurrency {
-            let Some(key) = self.world.next(now) else {
+            let Some((key, urgency)) = self.world.next(now) else {
                 break;
             };
-            passes.push(self.pass(key).boxed());
+            passes.push(self.pass(key, urgency).boxed());
         }
         self.options.telemetry.running(passes.len());
         self.options.telemetry.queued("all", self.world.waiting());
     }
 
-    async fn pass(&self, key: Key) -> (Key, Next) {
+    async fn pass(&self, key: Key, urgency: Urgency) -> (Key, Next) {
+        let routine = urgency == Urgency::Resync;
         let next = match key.role {
-            Role::Cluster => self.clusters.pass(&key.name).await,
-            Role::Machine => self.machines.pass(&key.name).await,
+            Role::Cluster => self.clusters.pass(&key.name, routine).await,
+            Role::Machine => self.machines.pass(&key.name, routine).await,
         };
         (key, next)
     }
@@ -173,7 +180,11 @@ where
             + 'static,
     {
         let api: Api<Lenient<K>> = self.api(watch.namespace.as_deref());
-        follow(api, watch, store, decoded, on_change).await;
+        let on = On {
+            change: on_change,
+            synced: || self.synced(),
+        };
+        follow(api, watch, store, decoded, on).await;
     }
 
     async fn watch_clusters(&self, namespace: Option<String>) {
@@ -238,10 +249,13 @@ where
             object.metadata.managed_fields = None;
             Some(object)
         };
-        follow(api, watch, store, slim, |change| {
-            self.world.wake(&Topic::Child(kind.clone(), change.name));
-        })
-        .await;
+        let on = On {
+            change: |change: Change<DynamicObject>| {
+                self.world.wake(&Topic::Child(kind.clone(), change.name));
+            },
+            synced: || self.synced(),
+        };
+        follow(api, watch, store, slim, on).await;
     }
 
     /// The address kinds, from the first time that somebody asks.
@@ -270,20 +284,12 @@ where
             );
             all.push(addresses.boxed());
         }
-        all.push(self.await_ipam().boxed());
         join_all(all).await;
     }
 
-    /// Wakes those who wait for the first list, which may be empty and then brings no change.
-    async fn await_ipam(&self) {
-        const LOOK_EVERY: Duration = Duration::from_millis(20);
-        let world = &self.world;
-        while !(world.claims.is_synced(&world.namespaces)
-            && world.addresses.is_synced(&world.namespaces))
-        {
-            sleep(LOOK_EVERY).await;
-        }
-        world.wake(&Topic::Ipam);
+    fn synced(&self) {
+        self.world.synced();
+        self.world.wake(&Topic::Ipam);
     }
 }
 

@@ -100,13 +100,21 @@ pub(crate) fn filter_selector(filter: Option<&str>) -> Option<String> {
     filter.map(|value| format!("{WATCH_FILTER_LABEL}={value}"))
 }
 
+/// Who is told of what a watch brings.
+pub(crate) struct On<F, S> {
+    /// An object has changed.
+    pub(crate) change: F,
+    /// A list has come to its end.
+    pub(crate) synced: S,
+}
+
 /// Keeps a store up to date for ever and tells of each change.
 pub(crate) async fn follow<W, K>(
     api: Api<W>,
     watch: Watch,
     store: &Store<K>,
     good: impl Fn(W) -> Option<K>,
-    on_change: impl Fn(Change<K>),
+    on: On<impl Fn(Change<K>), impl Fn()>,
 ) where
     W: Resource + Clone + DeserializeOwned + fmt::Debug + Send + 'static,
     K: Resource,
@@ -124,7 +132,7 @@ pub(crate) async fn follow<W, K>(
             match item {
                 Ok(event) => {
                     failures = 0;
-                    take(event, &watch.namespace, store, &good, &on_change);
+                    take(event, &watch.namespace, store, &good, &on);
                 }
                 Err(error) => {
                     failures += 1;
@@ -163,7 +171,7 @@ fn take<W, K: Resource>(
     namespace: &Option<String>,
     store: &Store<K>,
     good: &impl Fn(W) -> Option<K>,
-    on_change: &impl Fn(Change<K>),
+    on: &On<impl Fn(Change<K>), impl Fn()>,
 ) {
     match event {
         Event::Init => store.begin(namespace),
@@ -172,14 +180,17 @@ fn take<W, K: Resource>(
                 store.listed(namespace, object);
             }
         }
-        Event::InitDone => store.done(namespace).into_iter().for_each(on_change),
+        Event::InitDone => {
+            store.done(namespace).into_iter().for_each(&on.change);
+            (on.synced)();
+        }
         Event::Apply(object) => {
             let change = good(object).and_then(|object| store.applied(object));
-            change.into_iter().for_each(on_change);
+            change.into_iter().for_each(&on.change);
         }
         Event::Delete(object) => {
             let change = good(object).and_then(|object| store.deleted(&object));
-            change.into_iter().for_each(on_change);
+            change.into_iter().for_each(&on.change);
         }
     }
 }

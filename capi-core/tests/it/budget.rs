@@ -52,7 +52,9 @@ async fn r13_a_settled_machine_costs_no_request() {
     assert!(during.is_empty(), "{during:#?}");
     let looks = world.farm.calls().split_off(looks);
     assert!(looks.len() >= 100, "looked {} times", looks.len());
-    assert!(looks.iter().all(|look| look == "list 101"), "{looks:#?}");
+    // One shared listing after another; the thing itself is looked at every ten minutes.
+    let close = looks.iter().filter(|look| *look != "list 101").count();
+    assert!(close <= 2, "{looks:#?}");
 }
 
 #[tokio::test(start_paused = true)]
