@@ -332,7 +332,8 @@ impl ApiServer {
 
     fn forget_owners(&self, resource: &Resource, place: &Place, object: &Object, uids: &[String]) {
         let mut value = object.value().clone();
-        if let Some(list) = value["metadata"]["ownerReferences"].as_array_mut() {
+        let list = value.pointer_mut("/metadata/ownerReferences");
+        if let Some(list) = list.and_then(Value::as_array_mut) {
             list.retain(|owner| !uids.iter().any(|uid| owner["uid"] == uid.as_str()));
             if list.is_empty() {
                 metadata::of(&mut value).remove("ownerReferences");
@@ -346,7 +347,8 @@ impl ApiServer {
             return;
         };
         let mut value = object.value().clone();
-        if let Some(list) = value["metadata"]["finalizers"].as_array_mut() {
+        let list = value.pointer_mut("/metadata/finalizers");
+        if let Some(list) = list.and_then(Value::as_array_mut) {
             list.retain(|one| one != finalizer);
             if list.is_empty() {
                 metadata::of(&mut value).remove("finalizers");

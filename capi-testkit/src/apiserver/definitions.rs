@@ -7,7 +7,6 @@ use std::{
 
 use parking_lot::Mutex;
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
 use super::{
     kinds::{Column, Origin, Resource, Scale, api_version, qualified},
@@ -21,14 +20,15 @@ pub(crate) const CLEANUP: &str = "customresourcecleanup.apiextensions.k8s.io";
 /// about 60; a sweep makes thousands of servers over the same ones.
 const COMPILED_MAX: usize = 512;
 
-type Compiled = HashMap<[u8; 32], Arc<Schema>>;
+/// By the text of the schema.
+type Compiled = HashMap<String, Arc<Schema>>;
 
 static COMPILED: LazyLock<Mutex<Compiled>> = LazyLock::new(Mutex::default);
 
 /// The schema compiled, from the cache if it was seen before.
 fn compile(schema: &Value) -> Result<Arc<Schema>, SchemaError> {
-    let digest: [u8; 32] = Sha256::digest(schema.to_string()).into();
-    if let Some(known) = COMPILED.lock().get(&digest) {
+    let text = schema.to_string();
+    if let Some(known) = COMPILED.lock().get(&text) {
         return Ok(known.clone());
     }
     let compiled = Arc::new(Schema::compile(schema)?);
@@ -36,7 +36,7 @@ fn compile(schema: &Value) -> Result<Arc<Schema>, SchemaError> {
     if cache.len() >= COMPILED_MAX {
         cache.clear();
     }
-    cache.insert(digest, compiled.clone());
+    cache.insert(text, compiled.clone());
     Ok(compiled)
 }
 
@@ -107,7 +107,8 @@ pub(crate) fn mark_deleting(definition: &mut Value, now: &str) {
         "reason": "InstanceDeletionInProgress",
         "message": "CustomResource deletion is in progress",
     });
-    if let Some(conditions) = definition["status"]["conditions"].as_array_mut() {
+    let conditions = definition.pointer_mut("/status/conditions");
+    if let Some(conditions) = conditions.and_then(Value::as_array_mut) {
         conditions.push(condition);
     }
 }

@@ -337,6 +337,7 @@ impl ApiServer {
                 definitions::resources(object.value())
             };
             self.inner.registry.serve(group, plural, served);
+            self.inner.store.wake(&kinds::qualified(plural, group));
         }
         self.inner.collector.notice(resource, key, &object, gone);
         Ok(object)

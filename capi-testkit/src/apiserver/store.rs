@@ -426,6 +426,13 @@ impl Store {
             .subscribe()
     }
 
+    /// Wakes the watchers of a collection, whose resource came or went.
+    pub(crate) fn wake(&self, collection: &str) {
+        if let Some(held) = self.state.lock().collections.get(collection) {
+            held.changed.send_modify(|_| {});
+        }
+    }
+
     /// Forgets all history: watches and lists from before now are told `Expired`.
     pub(crate) fn compact(&self) {
         let mut guard = self.state.lock();

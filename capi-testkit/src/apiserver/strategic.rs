@@ -141,7 +141,7 @@ fn merge_map(
     }
     for (name, value) in patch {
         if let Some(list) = name.strip_prefix("$deleteFromPrimitiveList/") {
-            delete_from(&mut object[list], value);
+            delete_from(object.get_mut(list), value);
         } else if !name.starts_with('$') {
             merge_field(object, name, value, kind, &join(path, name))?;
         }
@@ -149,7 +149,11 @@ fn merge_map(
     // The order is that of the merged list, so it comes last.
     for (name, value) in patch {
         if let Some(list) = name.strip_prefix("$setElementOrder/") {
-            order(&mut object[list], value, strategy(kind, &join(path, list)));
+            order(
+                object.get_mut(list),
+                value,
+                strategy(kind, &join(path, list)),
+            );
         }
     }
     Ok(())
@@ -234,16 +238,16 @@ fn merge_list(old: &mut Value, patch: &[Value], kind: &str, path: &str) -> Resul
     Ok(())
 }
 
-fn delete_from(list: &mut Value, values: &Value) {
+fn delete_from(list: Option<&mut Value>, values: &Value) {
     let gone = values.as_array().map(Vec::as_slice).unwrap_or_default();
-    if let Some(list) = list.as_array_mut() {
+    if let Some(list) = list.and_then(Value::as_array_mut) {
         list.retain(|one| !gone.contains(one));
     }
 }
 
 /// Puts the elements that the patch names into its order; the others keep their places.
-fn order(list: &mut Value, wanted: &Value, strategy: Strategy) {
-    let (Some(list), Some(wanted)) = (list.as_array_mut(), wanted.as_array()) else {
+fn order(list: Option<&mut Value>, wanted: &Value, strategy: Strategy) {
+    let (Some(list), Some(wanted)) = (list.and_then(Value::as_array_mut), wanted.as_array()) else {
         return;
     };
     let rank = |element: &Value| match strategy {

@@ -1,7 +1,7 @@
 //! What single built-in resources do beyond the common rules, as their `RESTStrategy` does in Go.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::{
     definitions,
@@ -55,11 +55,19 @@ pub(crate) fn prepare_update(resource: &Resource, new: &mut Value, old: &Value) 
 
 /// Defaults that Go's conversion fills in, as far as someone reads them.
 fn fill(resource: &Resource, object: &mut Value) {
-    match resource.kind.as_str() {
-        "Secret" => {
+    if matches!(resource.kind.as_str(), "Secret" | "ConfigMap") {
+        if resource.kind == "Secret" {
             merge_string_data(object);
-            default(object, &["type"], json!("Opaque"));
         }
+        for field in ["data", "binaryData"] {
+            // Go's encoder leaves empty maps out.
+            if object[field].as_object().is_some_and(Map::is_empty) {
+                remove(object, field);
+            }
+        }
+    }
+    match resource.kind.as_str() {
+        "Secret" => default(object, &["type"], json!("Opaque")),
         "Namespace" => {
             let name = object["metadata"]["name"].clone();
             default(
@@ -74,14 +82,14 @@ fn fill(resource: &Resource, object: &mut Value) {
                 &["roleRef", "apiGroup"],
                 json!("rbac.authorization.k8s.io"),
             );
-            for subject in object["subjects"].as_array_mut().into_iter().flatten() {
+            for subject in elements(object, "/subjects") {
                 if subject["kind"] != "ServiceAccount" {
                     default(subject, &["apiGroup"], json!("rbac.authorization.k8s.io"));
                 }
             }
         }
         "MutatingWebhookConfiguration" | "ValidatingWebhookConfiguration" => {
-            for webhook in object["webhooks"].as_array_mut().into_iter().flatten() {
+            for webhook in elements(object, "/webhooks") {
                 fill_webhook(webhook, resource.kind.starts_with("Mutating"));
             }
         }
@@ -119,7 +127,7 @@ fn fill_service(object: &mut Value) {
     default(object, &["spec", "sessionAffinity"], json!("None"));
     default(object, &["spec", "internalTrafficPolicy"], json!("Cluster"));
     default(object, &["status", "loadBalancer"], json!({}));
-    for port in object["spec"]["ports"].as_array_mut().into_iter().flatten() {
+    for port in elements(object, "/spec/ports") {
         default(port, &["protocol"], json!("TCP"));
         let number = port["port"].clone();
         default(port, &["targetPort"], number);
@@ -135,12 +143,18 @@ fn fill_webhook(webhook: &mut Value, mutating: bool) {
     if mutating {
         default(webhook, &["reinvocationPolicy"], json!("Never"));
     }
-    for rule in webhook["rules"].as_array_mut().into_iter().flatten() {
+    for rule in elements(webhook, "/rules") {
         default(rule, &["scope"], json!("*"));
     }
     if !webhook["clientConfig"]["service"].is_null() {
         default(webhook, &["clientConfig", "service", "port"], json!(443));
     }
+}
+
+/// The elements of a list at a JSON pointer. Indexing would leave a null where there is none.
+fn elements<'a>(object: &'a mut Value, pointer: &str) -> impl Iterator<Item = &'a mut Value> {
+    let list = object.pointer_mut(pointer).and_then(Value::as_array_mut);
+    list.into_iter().flatten()
 }
 
 /// Sets what is absent or null at `path`.
@@ -188,6 +202,16 @@ pub(crate) fn validate(resource: &Resource, new: &Value, old: Option<&Value>) ->
     match resource.kind.as_str() {
         "CustomResourceDefinition" => definitions::validate(new, old),
         "Secret" | "ConfigMap" => validate_data(resource, new, old),
+        "MutatingWebhookConfiguration" | "ValidatingWebhookConfiguration" => {
+            let webhooks = new["webhooks"].as_array().map_or(0, Vec::len);
+            let detail = "the test API server calls no admission webhooks, and does not pretend to";
+            (webhooks > 0)
+                .then(|| {
+                    FieldError::new(FieldErrorKind::Forbidden, "webhooks", Value::Null, detail)
+                })
+                .into_iter()
+                .collect()
+        }
         "RoleBinding" | "ClusterRoleBinding" => match old {
             Some(old) if old["roleRef"] != new["roleRef"] => {
                 vec![invalid("roleRef", &new["roleRef"], "cannot change roleRef")]

@@ -316,16 +316,17 @@ impl Listening {
             Some(token) => self.authority.by_token(token.trim()),
             None => peer,
         };
-        let anonymous = || {
-            PUBLIC_PATHS.contains(&parts.uri.path()).then(|| Caller {
-                actor: "system:anonymous".to_owned(),
-                user: "system:anonymous".to_owned(),
-                groups: vec!["system:unauthenticated".to_owned()],
-            })
-        };
-        let Some(caller) = caller.or_else(anonymous) else {
-            return refusal(&StatusError::unauthorized());
-        };
+        let caller = caller.unwrap_or_else(|| Caller {
+            actor: "system:anonymous".to_owned(),
+            user: "system:anonymous".to_owned(),
+            groups: vec!["system:unauthenticated".to_owned()],
+        });
+        let is_anonymous = caller.user == "system:anonymous";
+        if is_anonymous && !PUBLIC_PATHS.contains(&parts.uri.path()) {
+            let error = StatusError::unauthorized();
+            self.server.record_refused(&caller, &parts, &error);
+            return refusal(&error);
+        }
         let response = match Limited::new(body, BODY_BYTES_MAX).collect().await {
             Ok(body) => self.server.serve(caller, parts, body.to_bytes()).await,
             Err(_) => {

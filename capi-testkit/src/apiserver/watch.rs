@@ -181,9 +181,22 @@ impl Watcher {
             self.holds.borrow_and_update();
             self.read_changes();
             if self.lines.is_empty() && !self.ended {
-                self.wait().await;
+                if self.is_served() {
+                    self.wait().await;
+                } else {
+                    self.ended = true;
+                }
             }
         }
+    }
+
+    /// A definition that goes, or a version that is no longer served, ends its watches.
+    fn is_served(&self) -> bool {
+        let resource = &self.resource;
+        let registry = &self.server.inner.registry;
+        registry
+            .find(&resource.group, &resource.version, &resource.plural)
+            .is_some()
     }
 
     fn read_changes(&mut self) {

@@ -221,6 +221,9 @@ async fn a_definition_goes_with_its_objects() {
     let server = server();
     let raw = Raw::new(&server);
     raw.post(WIDGETS, &widget("w")).await;
+    let watch = http::Request::get(format!("{WIDGETS}?watch=1&resourceVersion=1"));
+    let watch = watch.body(Vec::new().into()).unwrap();
+    let watch = server.client("watcher").send(watch).await.unwrap();
     let definition = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/widgets.test.io";
     let conditions = raw.get(definition).await.body["status"]["conditions"].clone();
     assert_eq!(conditions[1]["type"], "Established");
@@ -229,4 +232,7 @@ async fn a_definition_goes_with_its_objects() {
     assert_eq!(raw.get(definition).await.code, 404);
     assert_eq!(raw.get(WIDGETS).await.code, 404);
     assert!(server.objects("widgets.test.io").is_empty());
+    let lines = watch.into_body().collect_bytes().await.unwrap();
+    let lines: Vec<_> = lines.split(|byte| *byte == b'\n').collect();
+    assert_eq!(lines.len(), 3, "the watch ends behind ADDED and DELETED");
 }

@@ -72,6 +72,18 @@ impl Raw {
         }
     }
 
+    /// The `Table` form of a list.
+    pub(crate) async fn table(&self, uri: &str) -> Value {
+        let request = Request::get(uri)
+            .header("accept", "application/json;as=Table;v=v1;g=meta.k8s.io")
+            .body(Vec::new())
+            .expect("the tests make valid requests");
+        self.client
+            .request(request)
+            .await
+            .expect("no faults are planned")
+    }
+
     pub(crate) async fn get(&self, uri: &str) -> Got {
         self.send("GET", uri, "", "").await
     }
@@ -278,4 +290,68 @@ async fn a_write_that_changes_nothing_is_no_write() {
         200
     );
     assert_eq!(server.revision(), before);
+}
+
+#[tokio::test(start_paused = true)]
+async fn both_groups_show_the_same_events() {
+    let server = server();
+    let raw = Raw::new(&server);
+    let event = json!({
+        "metadata": {"name": "e"},
+        "regarding": {"kind": "Widget", "name": "w", "namespace": "default"},
+        "note": "cloned",
+        "reason": "Cloned",
+        "reportingController": "test",
+    });
+    let made = raw
+        .post("/apis/events.k8s.io/v1/namespaces/default/events", &event)
+        .await;
+    assert_eq!((made.code, &made.body["note"]), (201, &json!("cloned")));
+    let selected = "fieldSelector=involvedObject.name%3Dw";
+    let listed = raw
+        .get(&format!("/api/v1/namespaces/default/events?{selected}"))
+        .await
+        .body;
+    let core = &listed["items"][0];
+    assert_eq!(core["apiVersion"], "v1");
+    assert_eq!(core["message"], "cloned");
+    assert_eq!(core["reportingComponent"], "test");
+    assert!(core["note"].is_null());
+}
+
+#[tokio::test(start_paused = true)]
+async fn tables_show_the_columns_of_the_kind() {
+    let server = server();
+    let raw = Raw::new(&server);
+    raw.post(WIDGETS, &widget("w")).await;
+    tokio::time::advance(std::time::Duration::from_secs(200)).await;
+    let table = raw.table(WIDGETS).await;
+    let names: Vec<_> = table["columnDefinitions"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|column| column["name"].as_str().unwrap())
+        .collect();
+    assert_eq!(names, ["Name", "Colour", "Age"]);
+    assert_eq!(table["rows"][0]["cells"], json!(["w", "red", "3m20s"]));
+    assert_eq!(table["rows"][0]["object"]["kind"], "PartialObjectMetadata");
+    let namespaces = raw.table("/api/v1/namespaces").await;
+    assert_eq!(
+        namespaces["rows"][0]["cells"],
+        json!(["default", "Active", "3m20s"])
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn webhooks_that_would_not_be_called_are_refused() {
+    let server = server();
+    let raw = Raw::new(&server);
+    let configuration = json!({
+        "metadata": {"name": "w"},
+        "webhooks": [{"name": "a.test.io", "clientConfig": {"url": "https://localhost"}}],
+    });
+    let uri = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations";
+    let refused = raw.post(uri, &configuration).await;
+    assert_eq!(refused.code, 422, "{}", refused.body);
+    assert!(refused.message().contains("calls no admission webhooks"));
 }
