@@ -1,4 +1,4 @@
-//! The hello provider goes through the crash sweep.
+//! The hello provider goes through the crash sweep and the conformance kit.
 
 #![allow(
     clippy::unwrap_used,
@@ -6,6 +6,7 @@
     reason = "helper functions of tests are tests too"
 )]
 
+mod conformance;
 mod life;
 mod port;
 mod sweep;
