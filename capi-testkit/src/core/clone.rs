@@ -217,30 +217,23 @@ impl Template {
     }
 }
 
-/// Who writes a machine's objects.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Managers {
-    pub(super) spec: &'static str,
-    pub(super) metadata: &'static str,
-}
-
 /// Makes an object by server-side apply, then gives up the ownership of its labels and annotations
 /// with a patch that carries the resource version, so that the metadata manager can take it.
-pub(super) async fn make(hub: &Hub, value: Value, managers: Managers) -> Result<Arc<Object>> {
+pub(super) async fn make(hub: &Hub, value: Value, manager: &str) -> Result<Arc<Object>> {
     let text = |pointer: &str| value.pointer(pointer).and_then(Value::as_str).unwrap_or("");
     let group = super::object::group_of(text("/apiVersion"));
     let kind = Kind::new(group, text("/kind"));
     let name = Name::new(text("/metadata/namespace"), text("/metadata/name"));
     let definition = resolved_or_known(hub, &kind)?;
     hub.want(&definition);
-    let (object, raw) = hub.apply(&kind, &name, value, managers.spec).await?;
-    let Some(fields) = without_metadata(&raw, managers.spec) else {
+    let (object, raw) = hub.apply(&kind, &name, value, manager).await?;
+    let Some(fields) = without_metadata(&raw, manager) else {
         return Ok(object);
     };
     let patch = json!({"metadata": {
         "managedFields": fields, "resourceVersion": object.version().to_string(),
     }});
-    hub.merge(&kind, &name, patch, managers.spec).await
+    hub.merge(&kind, &name, patch, manager).await
 }
 
 fn resolved_or_known(hub: &Hub, kind: &Kind) -> Result<kube::core::ApiResource> {

@@ -497,6 +497,10 @@ fn waiting(reason: &str, left: &[(&std::borrow::Cow<'static, str>, String)]) -> 
 }
 
 #[cfg(test)]
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "literals read better without borrows"
+)]
 mod tests {
     use super::*;
 

@@ -211,6 +211,10 @@ fn malformed(condition: &Value) -> Option<String> {
 }
 
 #[cfg(test)]
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "literals read better without borrows"
+)]
 mod tests {
     use super::*;
 

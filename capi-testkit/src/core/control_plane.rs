@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::clone::{Draft, Managers, Metadata, Template, make, short_hash, suffix, sync_metadata};
+use super::clone::{Draft, Metadata, Template, make, short_hash, suffix, sync_metadata};
 use super::condition::{AVAILABLE, Conditions, DELETING, HEALTH_CHECK_SUCCEEDED, Report};
 use super::driver::Again;
 use super::gate;
@@ -19,11 +19,6 @@ use super::word::{
     MACHINE, manager,
 };
 use super::{World, cluster, credentials};
-
-const MANAGERS: Managers = Managers {
-    spec: manager::CONTROL_PLANE,
-    metadata: manager::CONTROL_PLANE_METADATA,
-};
 
 /// One machine, as the plan sees it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -214,7 +209,7 @@ fn member(plane: &Object, hash: &str, machine: &Object) -> Member {
         .is_some_and(|held| held.status == "False");
     Member {
         name: machine.name().to_owned(),
-        age: machine.created().map_or(0, |at| at.as_second()),
+        age: machine.created().map_or(0, jiff::Timestamp::as_second),
         is_up_to_date: version == plane.text("/spec/version")
             && machine.annotation(CONFIGURATION_HASH) == Some(hash),
         is_deleting: machine.is_deleting(),
@@ -284,22 +279,11 @@ fn kubeadm_spec(plane: &Object, is_first: bool) -> Value {
     let Some(fields) = spec.as_object_mut() else {
         return spec;
     };
+    // The definition allows no empty sections, so none is added.
     if is_first {
         fields.remove("joinConfiguration");
-        fields
-            .entry("initConfiguration")
-            .or_insert_with(|| json!({}));
-        fields
-            .entry("clusterConfiguration")
-            .or_insert_with(|| json!({}));
     } else {
         fields.remove("initConfiguration");
-        let join = fields
-            .entry("joinConfiguration")
-            .or_insert_with(|| json!({}));
-        if join.get("controlPlane").is_none() {
-            join["controlPlane"] = json!({});
-        }
     }
     spec
 }
@@ -337,15 +321,15 @@ async fn create(
     let mut made = Vec::new();
     let outcome = async {
         let infra = draft.clone_of(&template.object, &template.resolved);
-        made.push(make(hub, infra, MANAGERS).await?);
+        made.push(make(hub, infra, manager::CONTROL_PLANE).await?);
         let config = draft.object(
             BOOTSTRAP_API,
             "KubeadmConfig",
             &kubeadm_spec(plane, is_first),
         );
-        made.push(make(hub, config, MANAGERS).await?);
+        made.push(make(hub, config, manager::CONTROL_PLANE).await?);
         let spec = machine_spec(plane, cluster, machines, &template, &name);
-        make(hub, machine(&draft, plane, &spec), MANAGERS).await
+        make(hub, machine(&draft, plane, &spec), manager::CONTROL_PLANE).await
     }
     .await;
     if let Err(fault) = outcome {

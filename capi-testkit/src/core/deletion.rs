@@ -217,9 +217,7 @@ fn keeps_node(world: &World, pass: &Pass) -> Option<&'static str> {
     if node_name(pass).is_none() {
         return Some("the Machine has no Node");
     }
-    if pass.machine.label(CONTROL_PLANE_LABEL).is_none() {
-        return None;
-    }
+    pass.machine.label(CONTROL_PLANE_LABEL)?;
     let control_plane = pass.cluster.reference("/spec/controlPlaneRef");
     let name = control_plane.map(|it| {
         let name = super::object::Name::new(pass.cluster.namespace(), &it.name);

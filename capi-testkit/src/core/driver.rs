@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep_until};
 use super::hub::{Hub, Result};
 use super::object::{Kind, Object};
 use super::queue::{Outcome, Queue};
-use super::store::Change;
+use super::store::{Change, Store};
 use super::word::CRD;
 
 /// Passes at a time. Controller-runtime's managers run ten per kind; an actor here has about seven
@@ -76,7 +76,7 @@ pub(crate) async fn drive<A: Actor>(
         for key in actor.wishes() {
             queue.add(key, now);
         }
-        is_started = is_started || hub.read(|store| store.is_all_synced());
+        is_started = is_started || hub.read(Store::is_all_synced);
         if is_started {
             while running.len() < PASSES_MAX
                 && let Some(key) = queue.take(now)

@@ -160,6 +160,10 @@ fn is_same_set(one: &[Value], other: &[Value]) -> bool {
 }
 
 #[cfg(test)]
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "literals read better without borrows"
+)]
 mod tests {
     use super::super::word::{CLUSTER, MACHINE_SET};
     use super::*;

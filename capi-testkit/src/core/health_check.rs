@@ -102,9 +102,8 @@ fn judge(target: &Target, rules: &Rules) -> Verdict {
     }
     match target.node {
         NodeState::Gone => Verdict::Unhealthy("NodeDeleted", "Node has been deleted".to_owned()),
-        NodeState::Unseen => Verdict::Undecided(next),
         NodeState::There if next.is_none() => Verdict::Healthy,
-        NodeState::There => Verdict::Undecided(next),
+        NodeState::There | NodeState::Unseen => Verdict::Undecided(next),
         NodeState::NotYet => match (rules.startup, target.startup) {
             (Some(limit), Some(spent)) if spent >= limit => Verdict::Unhealthy(
                 "NodeStartupTimeout",

@@ -332,17 +332,16 @@ impl Hub {
             ..DeleteParams::background()
         };
         let api = self.api(&resource, &name.namespace);
-        match api
-            .delete(&name.name, &params)
-            .await
-            .map(|answer| answer.left())
-        {
-            Ok(Some(object)) => {
-                self.absorb(kind, object);
-                Ok(())
-            }
-            Ok(None) => {
-                self.forget(kind, &name, object.uid());
+        let answer = api.delete(&name.name, &params).await;
+        // The answer is the object as long as finalizers hold it.
+        match answer {
+            Ok(answer) => {
+                match answer.left() {
+                    Some(object) => {
+                        self.absorb(kind, object);
+                    }
+                    None => self.forget(kind, &name, object.uid()),
+                }
                 Ok(())
             }
             // A conflict says that another object bears the name by now.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::clone::{Draft, Managers, Metadata, Template, make, suffix, sync_metadata};
+use super::clone::{Draft, Metadata, Template, make, suffix, sync_metadata};
 use super::condition::{
     AVAILABLE, Conditions, DELETING, HEALTH_CHECK_SUCCEEDED, OWNER_REMEDIATED, READY, Report,
 };
@@ -17,11 +17,6 @@ use super::word::{
     MACHINE_SET, MACHINE_SET_FINALIZER, SET_NAME_LABEL, manager,
 };
 use super::{World, gate::resolved};
-
-const MANAGERS: Managers = Managers {
-    spec: manager::MACHINE_SET,
-    metadata: manager::MACHINE_SET_METADATA,
-};
 
 /// Machines that one pass makes before it looks again, so that a template corrected meanwhile is seen.
 const CREATES_MAX: usize = 100;
@@ -259,7 +254,7 @@ async fn create_one(world: &World, set: &Object, mould: &Mould) -> Result<()> {
         for (template, pointer) in templates {
             let Some(template) = template else { continue };
             let clone = draft.clone_of(&template.object, &template.resolved);
-            made.push(make(hub, clone, MANAGERS).await?);
+            made.push(make(hub, clone, manager::MACHINE_SET).await?);
             let reference = Reference {
                 kind: template.clone_kind(),
                 name: name.clone(),
@@ -272,7 +267,12 @@ async fn create_one(world: &World, set: &Object, mould: &Mould) -> Result<()> {
             owner: set.owner_reference(CORE_API, &MACHINE_SET, true),
             ..draft.clone()
         };
-        make(hub, draft.object(CORE_API, "Machine", &spec), MANAGERS).await
+        make(
+            hub,
+            draft.object(CORE_API, "Machine", &spec),
+            manager::MACHINE_SET,
+        )
+        .await
     }
     .await;
     if let Err(fault) = outcome {
@@ -367,6 +367,10 @@ async fn publish(
 }
 
 #[cfg(test)]
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "literals read better without borrows"
+)]
 mod tests {
     use super::*;
 

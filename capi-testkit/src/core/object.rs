@@ -161,10 +161,6 @@ impl Object {
         self.0.metadata.creation_timestamp.as_ref().map(|at| at.0)
     }
 
-    pub(crate) fn deleted(&self) -> Option<Timestamp> {
-        self.0.metadata.deletion_timestamp.as_ref().map(|at| at.0)
-    }
-
     pub(crate) fn is_deleting(&self) -> bool {
         self.0.metadata.deletion_timestamp.is_some()
     }

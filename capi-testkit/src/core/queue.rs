@@ -13,8 +13,11 @@ const BACKOFF_FIRST: Duration = Duration::from_millis(5);
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
 
 /// How many resting objects are remembered before those that may run again are forgotten; only
-/// aggregates rest, and a world has far fewer of them.
+/// aggregates and failing objects rest.
 const RESTS_MAX: usize = 1024;
+
+/// How long changes cannot wake an object that keeps failing; a fault's cure is seen this late.
+const FAILED_REST_MAX: Duration = Duration::from_secs(1);
 
 /// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,10 +88,10 @@ impl<K: Clone + Eq + Hash> Queue<K> {
     /// A run ended. `pace` is the least distance to the next one.
     pub(crate) fn done(&mut self, key: K, now: Instant, outcome: Outcome, pace: Duration) {
         let again = self.running.remove(&key).flatten();
+        if self.rests.len() >= RESTS_MAX {
+            self.rests.retain(|_, rest| *rest > now);
+        }
         if !pace.is_zero() {
-            if self.rests.len() >= RESTS_MAX {
-                self.rests.retain(|_, rest| *rest > now);
-            }
             self.rests.insert(key.clone(), now + pace);
         }
         match outcome {
@@ -103,6 +106,9 @@ impl<K: Clone + Eq + Hash> Queue<K> {
                 let count = self.failures.entry(key.clone()).or_insert(0);
                 let delay = backoff(*count);
                 *count = count.saturating_add(1);
+                // What a failing run wrote and took back would wake it at once, for ever.
+                let rest = now + delay.min(FAILED_REST_MAX).max(pace);
+                self.rests.insert(key.clone(), rest);
                 self.add(key, now + delay);
             }
         }

@@ -109,6 +109,10 @@ pub(super) async fn reconcile(office: &Office, kind: &Kind, name: &Name) -> Resu
 }
 
 #[cfg(test)]
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "literals read better without borrows"
+)]
 mod tests {
     use super::*;
 

@@ -17,7 +17,7 @@ const TOKEN: &str = "abcdef.0123456789abcdef";
 const MAC: &str = "bc:24:11:00:00:01";
 
 /// Writes the simplest image with one folder: plain names, or short plain names and Joliet.
-fn iso(label: &str, files: &[(&str, &str)], joliet: bool) -> Bytes {
+pub(crate) fn iso(label: &str, files: &[(&str, &str)], joliet: bool) -> Bytes {
     let descriptors = if joliet { 3 } else { 2 };
     let first_root = 16 + descriptors;
     let mut at = first_root + descriptors - 1;

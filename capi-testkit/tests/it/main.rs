@@ -2,7 +2,9 @@
 
 mod apiserver;
 mod conformance;
+mod core;
 mod guest;
+mod ipam;
 mod merge;
 mod schema;
 mod sweep;

@@ -126,9 +126,7 @@ async fn work(
     if is_initialized {
         return join(world, config, machine, cluster, is_control_plane).await;
     }
-    let can_init = is_control_plane
-        && (config.at("/spec/initConfiguration").is_some()
-            || config.at("/spec/clusterConfiguration").is_some());
+    let can_init = is_control_plane && config.at("/spec/joinConfiguration").is_none();
     // Only one machine may ever initialise.
     if can_init && world.initialises(cluster, machine) {
         return init(world, config, machine, cluster).await;

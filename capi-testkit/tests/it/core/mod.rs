@@ -1,0 +1,7 @@
+//! Core against a scripted infrastructure provider whose machines are real guests.
+
+mod life;
+mod rules;
+mod world;
+
+pub(crate) use self::world::World;
