@@ -12,6 +12,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use capi_contract::{Connect, External, Hook, InfraCluster, InfraMachine};
 use kube::Client;
@@ -38,6 +39,23 @@ pub struct Provider<C, IC = (), IM = ()> {
     machines: IM,
     hooks: Vec<Arc<dyn Hook>>,
     options: Options,
+    status: Status,
+}
+
+/// Whether a provider is ready. Cloning is cheap and tells of the same provider.
+#[derive(Clone, Debug, Default)]
+pub struct Status(Arc<AtomicBool>);
+
+impl Status {
+    /// Whether the first lists of all kinds that gates look at have come.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_ready(&self) {
+        self.0.store(true, Ordering::Release);
+    }
 }
 
 /// Why a provider stopped by itself.
@@ -71,6 +89,7 @@ impl<C: Connect> Provider<C> {
             machines: (),
             hooks: Vec::new(),
             options: Options::default(),
+            status: Status::default(),
         }
     }
 }
@@ -87,6 +106,7 @@ impl<C: Connect, IC, IM> Provider<C, IC, IM> {
             machines: self.machines,
             hooks: self.hooks,
             options: self.options,
+            status: self.status,
         }
     }
 
@@ -101,6 +121,7 @@ impl<C: Connect, IC, IM> Provider<C, IC, IM> {
             machines,
             hooks: self.hooks,
             options: self.options,
+            status: self.status,
         }
     }
 
@@ -108,6 +129,11 @@ impl<C: Connect, IC, IM> Provider<C, IC, IM> {
     pub fn hook(mut self, hook: impl Hook + 'static) -> Self {
         self.hooks.push(Arc::new(hook));
         self
+    }
+
+    /// Whether it is ready, once it [runs](Provider::run); for [`serve::health`](crate::serve::health).
+    pub fn status(&self) -> Status {
+        self.status.clone()
     }
 
     /// Replaces the settings.
@@ -208,6 +234,7 @@ where
             world,
             client,
             options,
+            status: self.status,
         };
         (engine, writer)
     }

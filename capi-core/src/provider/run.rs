@@ -19,6 +19,7 @@ use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, sleep, sleep_until};
 
+use super::Status;
 use super::children::resource_of;
 use super::cluster::Clusters;
 use super::machine::Machines;
@@ -45,6 +46,7 @@ pub(crate) struct Engine<C: Connect, IC: InfraCluster, IM: InfraMachine> {
     pub(crate) machines: Driver<Machines<IM>, C>,
     pub(crate) client: Client,
     pub(crate) options: Options,
+    pub(crate) status: Status,
 }
 
 impl<C, IC, IM> Engine<C, IC, IM>
@@ -288,6 +290,9 @@ where
     }
 
     fn synced(&self) {
+        if self.world.is_synced() {
+            self.status.set_ready();
+        }
         self.world.synced();
         self.world.wake(&Topic::Ipam);
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::world::{ENGINE, World, seconds};
+use crate::world::{World, seconds};
 
 #[tokio::test(start_paused = true)]
 async fn an_engine_killed_at_any_moment_is_succeeded_without_a_twin() {
