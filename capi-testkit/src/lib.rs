@@ -14,6 +14,7 @@
 //! * [`workload`]: the workload clusters that booted machines make together.
 
 pub mod apiserver;
+pub mod budget;
 pub mod conformance;
 pub mod core;
 pub mod crds;

@@ -233,7 +233,11 @@ pub(super) async fn make(hub: &Hub, value: Value, manager: &str) -> Result<Arc<O
     let patch = json!({"metadata": {
         "managedFields": fields, "resourceVersion": object.version().to_string(),
     }});
-    hub.merge(&kind, &name, patch, manager).await
+    match hub.merge(&kind, &name, patch, manager).await {
+        // Somebody was faster with an object that is there by now; that is no reason to undo it.
+        Err(error) if error.is_conflict() => Ok(object),
+        other => other,
+    }
 }
 
 fn resolved_or_known(hub: &Hub, kind: &Kind) -> Result<kube::core::ApiResource> {

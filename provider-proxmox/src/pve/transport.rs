@@ -17,9 +17,9 @@ const ANSWER_MAX: usize = 32 << 20;
 /// How long a TCP and TLS handshake may take. Hosts are on the same network or one hop away.
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 
-/// How long a connection is kept without use; pveproxy closes after 30 s itself, and a request on
-/// a connection that the server is closing fails with an unknown outcome.
-const IDLE_FOR: Duration = Duration::from_secs(20);
+/// How long a connection is kept without use. pveproxy closes an idle one after 5 s; a request that
+/// meets the close fails with an unknown outcome, so ours has to be the first to go.
+const IDLE_FOR: Duration = Duration::from_secs(3);
 
 /// How many idle connections are kept. pveproxy serves 800 in all, shared with people's browsers.
 const IDLE_MAX: usize = 32;

@@ -1,0 +1,95 @@
+//! The quick start: a cluster comes up on Proxmox VE and goes away again, in one process.
+//!
+//! ```console
+//! cargo run --example quickstart
+//! cargo run --example quickstart -- --help
+//! ```
+//!
+//! What is real: the provider and its engine, TLS and HTTPS on loopback sockets, the custom resource
+//! definitions, the cloud-init seed on an ISO image that the virtual machines boot from. What is
+//! played: Kubernetes and Cluster API core (`capi-testkit`) and Proxmox VE (`pve-sim`).
+
+mod manifest;
+mod options;
+mod progress;
+mod story;
+mod summary;
+mod tree;
+mod world;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::manifest::Manifest;
+use crate::options::Options;
+use crate::progress::Progress;
+use crate::summary::Summary;
+use crate::world::World;
+
+/// The manifest that is applied unless another is named; it lies beside this file.
+const EXAMPLE: (&str, &str) = (
+    "examples/quickstart/cluster.yaml",
+    include_str!("cluster.yaml"),
+);
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let options = Options::parse();
+    if let Some(filter) = &options.log {
+        let log = tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_writer(std::io::stderr);
+        log.init();
+    }
+    match run(&options).await {
+        Ok(summary) => {
+            summary
+                .lines()
+                .iter()
+                .for_each(|line| progress::print(line));
+            if summary.is_clean() {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
+            }
+        }
+        Err(error) => {
+            eprintln!("error: {error}");
+            let mut cause = error.source();
+            while let Some(inner) = cause {
+                eprintln!("  because: {inner}");
+                cause = inner.source();
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(options: &Options) -> Result<Summary, Box<dyn std::error::Error>> {
+    let manifest = match &options.file {
+        Some(path) => Manifest::read(path)?,
+        None => Manifest::parse(EXAMPLE.0.to_owned(), EXAMPLE.1)?,
+    };
+    manifest.check(&world::definitions())?;
+
+    let mut progress = Progress::new(options.plain);
+    let world = World::start(options).await?;
+    progress.say(&format!(
+        "management cluster at {}, over TLS",
+        world.kubernetes_url()
+    ));
+    progress.say(&format!(
+        "Proxmox VE, nodes pve1 pve2 pve3, at {}, over HTTPS",
+        world.proxmox_url()
+    ));
+    if options.chaos {
+        progress.say(&format!(
+            "faults on every connection and task, seed {}",
+            options.seed
+        ));
+    }
+    world.dry_run(&manifest).await?;
+    let times = story::tell(&world, &manifest, &mut progress).await?;
+    Ok(Summary::of(&world, options, &times))
+}

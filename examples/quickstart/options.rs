@@ -1,0 +1,46 @@
+//! What can be said on the command line.
+
+use std::path::PathBuf;
+
+use clap::Parser;
+
+/// A cluster comes up on Proxmox VE and goes away again.
+///
+/// Everything runs in this process: a management cluster over TLS, Cluster API core, a simulated
+/// Proxmox VE of three nodes over HTTPS, and the real provider.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "quickstart", max_term_width = 100)]
+pub(crate) struct Options {
+    /// Apply this manifest instead of the one in examples/quickstart/cluster.yaml.
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
+
+    /// How many times faster than life the simulated machines and controllers of core are.
+    ///
+    /// The engine and the provider are never sped up.
+    #[arg(long, default_value_t = 10.0, value_parser = positive)]
+    pub(crate) speed: f64,
+
+    /// Seed of everything random: equal seeds give equal faults.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+
+    /// Inject random faults into every connection and task; the same summary must hold.
+    #[arg(long)]
+    pub(crate) chaos: bool,
+
+    /// Print one line per change instead of redrawing a tree.
+    #[arg(long)]
+    pub(crate) plain: bool,
+
+    /// Show the provider's log on standard error, filtered as in RUST_LOG.
+    #[arg(long, value_name = "FILTER")]
+    pub(crate) log: Option<String>,
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(value) if value > 0.0 && value.is_finite() => Ok(value),
+        _ => Err("must be a number above 0".to_owned()),
+    }
+}
