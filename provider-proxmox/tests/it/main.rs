@@ -1,7 +1,14 @@
 //! Integration tests: one binary, modules mirror `src`.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "in a test, a panic is the report"
+)]
+
 mod api;
 mod bad_input;
 mod machine;
 mod seed;
+mod sweep;
 mod world;

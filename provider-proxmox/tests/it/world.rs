@@ -55,7 +55,7 @@ pub(crate) enum Halt {
     Settled,
     Gone,
     Foreign(String),
-    Lost(Waiting),
+    Lost,
     Waiting(Waiting),
     Error(MachineError),
 }
@@ -293,7 +293,7 @@ impl Life {
         };
         match step {
             Plan::Settled => Ok(Some(Halt::Settled)),
-            Plan::Lost(waiting) => Ok(Some(Halt::Lost(waiting))),
+            Plan::Lost(_) => Ok(Some(Halt::Lost)),
             Plan::Wait(waiting) => Ok(Some(Halt::Waiting(waiting))),
             Plan::Apply(step) => self.apply(&claim, &step).await.map(|()| None),
         }
