@@ -67,6 +67,21 @@ pub struct Scenario {
     pub interference: Option<(Option<usize>, Interference)>,
 }
 
+impl Scenario {
+    /// The first mutating call at which something goes wrong; the largest number if that is only once
+    /// all is built.
+    pub(super) fn begins_at(&self) -> usize {
+        let fates = self.fates.iter().map(|(number, _)| *number);
+        let interference = self.interference.and_then(|(number, _)| number);
+        fates
+            .chain(self.stale_from)
+            .chain(self.delete_at)
+            .chain(interference)
+            .min()
+            .unwrap_or(usize::MAX)
+    }
+}
+
 impl Display for Scenario {
     fn fmt(&self, out: &mut Formatter<'_>) -> std::fmt::Result {
         let mut parts: Vec<String> = self
@@ -282,6 +297,21 @@ mod tests {
         assert_eq!(pairs.len(), 40);
         assert!(pairs.iter().all(|pair| pair.stale_from.is_none()));
         assert!(pairs.iter().any(|pair| pair.delete_at.is_some()));
+    }
+
+    #[test]
+    fn a_scenario_begins_with_its_first_fault() {
+        let mut scenario = one(3, Fate::Kill(Side::After));
+        assert_eq!(scenario.begins_at(), 3);
+        scenario.delete_at = Some(1);
+        assert_eq!(scenario.begins_at(), 1);
+        scenario.interference = Some((Some(0), Interference::Stranger));
+        assert_eq!(scenario.begins_at(), 0);
+        scenario = Scenario {
+            interference: Some((None, Interference::Removal)),
+            ..Scenario::default()
+        };
+        assert_eq!(scenario.begins_at(), usize::MAX);
     }
 
     #[test]
