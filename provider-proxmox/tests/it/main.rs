@@ -8,7 +8,10 @@
 
 mod api;
 mod bad_input;
+mod budget;
 mod machine;
 mod seed;
+mod site;
+mod steady;
 mod sweep;
 mod world;
