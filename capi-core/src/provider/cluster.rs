@@ -284,6 +284,7 @@ mod tests {
         })
     }
 
+    #[expect(clippy::needless_pass_by_value, reason = "json! makes values")]
     fn cluster(endpoint: Value) -> ClusterView {
         serde_json::from_value(json!({"spec": {"controlPlaneEndpoint": endpoint}})).unwrap()
     }

@@ -57,7 +57,9 @@ async fn r2_an_engine_with_an_old_view_changes_nothing() {
     // Now it sees that the pause has ended, and the machine as it was then.
     let writes = |world: &World| {
         let late = world.server.audit().writes("late");
-        late.into_iter().filter(|r| r.is_success()).count()
+        late.into_iter()
+            .filter(capi_testkit::apiserver::AuditRecord::is_success)
+            .count()
     };
     let before = writes(&world);
     hold.advance(1);

@@ -10,7 +10,7 @@
 //! One watch per kind fills a store; each change wakes the objects that it touches; at most one pass
 //! runs per object. Writes are those of the real controllers: merge patches without lock for spec and
 //! metadata, server-side apply for clones, `/status` for status, a field manager per controller.
-//! Nodes, cordons and drains happen in [`Workloads`](crate::workload::Workloads).
+//! Nodes, cordons and drains happen in [`Workloads`].
 //!
 //! # Assumptions
 //!

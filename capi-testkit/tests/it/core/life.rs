@@ -13,6 +13,7 @@ fn name(object: &Value) -> String {
         .to_owned()
 }
 
+#[expect(clippy::too_many_lines, reason = "one life, told in order")]
 #[tokio::test(start_paused = true)]
 async fn a_cluster_comes_up_scales_rolls_and_goes() {
     let world = World::up(2).await;
