@@ -1,6 +1,6 @@
 //! Integration tests: one binary, modules mirror `src`.
 
-#![expect(
+#![allow(
     clippy::unwrap_used,
     clippy::panic,
     clippy::print_stdout,
