@@ -12,9 +12,10 @@ use crate::progress::Progress;
 use crate::tree;
 use crate::world::{World, WorldError};
 
-/// How long coming up or going away may take, before the story is told as failed. A calm run needs a
-/// tenth of it; faults back off for up to a minute.
-const CHAPTER_MAX: Duration = Duration::from_secs(300);
+/// How long coming up or going away may take, before the story is told as failed. A calm run needs
+/// half a minute. Under faults an unanswered create is waited out for a minute or more each time, in
+/// real time; the slowest of twenty seeds took four minutes.
+const CHAPTER_MAX: Duration = Duration::from_secs(900);
 
 /// Why the story did not end well.
 #[derive(Debug, thiserror::Error)]

@@ -31,7 +31,11 @@ impl Summary {
     pub(crate) fn of(world: &World, options: &Options, times: &Times) -> Self {
         let platform = world.platform();
         let report = platform.audit();
-        for record in report.records().iter().filter(|record| record.vmid.is_some()) {
+        for record in report
+            .records()
+            .iter()
+            .filter(|record| record.vmid.is_some())
+        {
             tracing::debug!(vmid = record.vmid, at = ?record.at, "{} {}", record.method, record.path);
         }
         let is_machine = |vmid: &u32| *vmid < TEMPLATES_FROM;

@@ -62,8 +62,6 @@ pub(super) struct Pass<'d, K: Kind, C: Connect> {
     pub(super) ledger: Option<Ledger<ClaimOf<K>>>,
     /// Whether `ledger` is on the object, claim and proof.
     pub(super) is_recorded: bool,
-    /// Whether the pass comes from a timer, not from an event.
-    pub(super) routine: bool,
     pub(super) held: Option<Held<SessionOf<K>>>,
     pub(super) told: Option<Told>,
     /// What the first write carries beside the ledger.
@@ -88,8 +86,8 @@ impl<K: Kind, C: Connect<Session = SessionOf<K>>> Driver<K, C> {
         }
     }
 
-    /// Makes one pass. `routine` says that nothing is known to have happened.
-    pub(crate) async fn pass(&self, name: &ObjectName, routine: bool) -> Next {
+    /// Makes one pass.
+    pub(crate) async fn pass(&self, name: &ObjectName) -> Next {
         let Some(object) = self.kind.load(name) else {
             self.visits.lock().remove(name);
             return Next::Never;
@@ -101,7 +99,6 @@ impl<K: Kind, C: Connect<Session = SessionOf<K>>> Driver<K, C> {
                 return Next::Event;
             }
         };
-        pass.routine = routine;
         let result = pass.work().await;
         let next = pass.conclude(result).await;
         self.visits.lock().insert(name.clone(), pass.visit);
@@ -126,7 +123,6 @@ impl<K: Kind, C: Connect<Session = SessionOf<K>>> Driver<K, C> {
             visit,
             ledger: None,
             is_recorded: false,
-            routine: false,
             held: None,
             told: None,
             first_annotations: Vec::new(),

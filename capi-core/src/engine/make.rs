@@ -83,12 +83,12 @@ impl<K: Kind, C: Connect<Session = SessionOf<K>>> Pass<'_, K, C> {
         }
     }
 
-    /// A listing, one call for all, suffices for a settled thing to which nothing is known to have
-    /// happened.
+    /// A listing, one call for all, suffices for a settled thing whose object has not changed. If
+    /// something around it has, the plan tells whether that asks for more.
     fn first_depth(&self) -> Depth {
         let version = self.subject.object.meta().resource_version.as_deref();
         let now = self.driver.options.clock.monotonic();
-        if self.routine && self.is_proven() && self.visit.is_calm(version, now) {
+        if self.is_proven() && self.visit.is_calm(version, now) {
             Depth::Listing
         } else {
             Depth::Thing

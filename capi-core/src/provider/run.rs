@@ -26,7 +26,7 @@ use super::machine::Machines;
 use super::store::{Change, Store};
 use super::watch::{Lenient, On, Watch, decoded, filter_selector, follow};
 use super::world::{Key, Role, Topic, World};
-use crate::engine::{Driver, Next, Urgency};
+use crate::engine::{Driver, Next};
 use crate::options::Options;
 
 /// How long passes that are under way may take to come to their end after a shutdown; less than the
@@ -123,20 +123,19 @@ where
         // Before the first lists are there, whatever is missing might just not have come yet.
         let may_act = self.world.is_synced() && self.options.leadership.holds();
         while may_act && passes.len() < self.options.concurrency {
-            let Some((key, urgency)) = self.world.next(now) else {
+            let Some(key) = self.world.next(now) else {
                 break;
             };
-            passes.push(self.pass(key, urgency).boxed());
+            passes.push(self.pass(key).boxed());
         }
         self.options.telemetry.running(passes.len());
         self.options.telemetry.queued("all", self.world.waiting());
     }
 
-    async fn pass(&self, key: Key, urgency: Urgency) -> (Key, Next) {
-        let routine = urgency == Urgency::Resync;
+    async fn pass(&self, key: Key) -> (Key, Next) {
         let next = match key.role {
-            Role::Cluster => self.clusters.pass(&key.name, routine).await,
-            Role::Machine => self.machines.pass(&key.name, routine).await,
+            Role::Cluster => self.clusters.pass(&key.name).await,
+            Role::Machine => self.machines.pass(&key.name).await,
         };
         (key, next)
     }

@@ -237,8 +237,8 @@ impl<IC: Resource, IM: Resource> World<IC, IM> {
         }
     }
 
-    pub(crate) fn next(&self, now: Duration) -> Option<(Key, Urgency)> {
-        self.queue.lock().next(now)
+    pub(crate) fn next(&self, now: Duration) -> Option<Key> {
+        self.queue.lock().next(now).map(|(key, _)| key)
     }
 
     pub(crate) fn due(&self) -> Option<Duration> {
@@ -290,7 +290,7 @@ mod tests {
     }
 
     fn take(world: &Small) -> Option<Key> {
-        world.next(Duration::ZERO).map(|(key, _)| key)
+        world.next(Duration::ZERO)
     }
 
     fn appear(world: &Small, name: &str) {
