@@ -89,7 +89,7 @@ impl Summary {
             ),
             format!("  time to a running node                {}", spread(&times)),
             format!(
-                "  Kubernetes writes, gates to provisioned {} (at most 12)",
+                "  Kubernetes writes, gates to provisioned {} (goal 8)",
                 of(|b| b.provisioning)
             ),
             format!(
@@ -109,7 +109,7 @@ impl Summary {
                 of(|b| b.events)
             ),
             format!(
-                "  hypervisor calls that name a machine  {} (at most 30)",
+                "  hypervisor calls that name a machine  {} (goal 30)",
                 spread(&self.calls)
             ),
             format!(
