@@ -11,6 +11,7 @@ mod api;
 mod bad_input;
 mod budget;
 mod machine;
+mod pool;
 mod seed;
 mod site;
 mod steady;

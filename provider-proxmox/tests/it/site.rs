@@ -226,8 +226,12 @@ const CLUSTER_API: &str = "cluster.x-k8s.io/v1beta2";
 impl Fleet {
     /// Creates a cluster without machines, its gates open.
     pub(crate) async fn create(site: &Site) -> Self {
+        Self::create_like(site, cluster()).await
+    }
+
+    /// The same with an infra cluster of the test's own: `apiVersion`, `kind`, `spec`.
+    pub(crate) async fn create_like(site: &Site, mut infra: Value) -> Self {
         let script = site.server.client("script");
-        let mut infra = cluster();
         let reference = json!({"apiGroup": api::GROUP, "kind": "ProxmoxCluster", "name": FLEET});
         let owner = json!({
             "apiVersion": CLUSTER_API, "kind": "Cluster",
