@@ -221,6 +221,8 @@ struct Memory {
     removed: Notes<String, ()>,
     guests: Notes<(u32, String), GuestWatch>,
     begun: Notes<String, Instant>,
+    /// How old tasks were when they were last seen running.
+    ran: Notes<String, Duration>,
     durations: BTreeMap<String, Duration>,
     probes: Notes<String, (u32, Instant)>,
     is_slow: bool,
@@ -258,6 +260,7 @@ impl Session {
             removed: Notes::new(GLANCE_FOR),
             guests: Notes::new(UPLOADED_FOR * 24),
             begun: Notes::new(UPLOADED_FOR),
+            ran: Notes::new(UPLOADED_FOR),
             durations: BTreeMap::new(),
             probes: Notes::new(UPLOADED_FOR),
             is_slow: false,
@@ -511,12 +514,11 @@ impl Session {
         let Some(begun) = memory.begun.take(&key) else {
             return;
         };
-        let took = begun.elapsed();
-        memory
-            .durations
-            .entry(upid.kind().to_owned())
-            .and_modify(|usual| *usual = (*usual * 3 + took) / 4)
-            .or_insert(took);
+        // It ended between the last look that saw it running and now. The moment of noticing alone
+        // teaches nothing: a list may be 5 s old.
+        let (least, most) = (memory.ran.take(&key).unwrap_or_default(), begun.elapsed());
+        let usual = memory.usual(upid.kind()).max(least).min(most);
+        memory.durations.insert(upid.kind().to_owned(), usual);
     }
 
     /// Whether it is time to ask for this one task: when tasks of its kind usually end, and a few
@@ -544,8 +546,13 @@ impl Session {
     }
 
     /// Notes that a task was found running: work takes time here.
-    pub(crate) fn note_running(&self) {
-        self.memory.lock().is_slow = true;
+    pub(crate) fn note_running(&self, upid: &Upid) {
+        let mut memory = self.memory.lock();
+        memory.is_slow = true;
+        let key = upid.as_str().to_owned();
+        if let Some(age) = memory.begun.get(&key).map(Instant::elapsed) {
+            memory.ran.put(key, age);
+        }
     }
 
     /// How a task stands by the shared list, at most 5 s old.

@@ -68,8 +68,10 @@ pub(super) async fn poll(
         listed(on, upid).await?
     };
     Ok(match state {
-        None | Some(TaskState::Running) => {
-            on.note_running();
+        // The list is older than the task, which says nothing about it.
+        None => Progress::Running,
+        Some(TaskState::Running) => {
+            on.note_running(upid);
             Progress::Running
         }
         Some(TaskState::Vanished) => Progress::Forgotten,
