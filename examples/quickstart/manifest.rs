@@ -75,7 +75,7 @@ impl Manifest {
         Self::parse(source_name, &std::fs::read_to_string(path).map_err(failed)?)
     }
 
-    /// Reads the text of a manifest; empty documents are skipped.
+    /// Reads the text of a manifest; empty documents are skipped and not counted.
     pub(crate) fn parse(source: String, text: &str) -> Result<Self, Error> {
         // kubectl reads 0644 as 420; a YAML 1.2 parser would read 644.
         let options = serde_saphyr::options! { legacy_octal_numbers: true };
@@ -373,7 +373,7 @@ mod tests {
             all,
             [
                 "m.yaml: document 1: apiVersion is missing",
-                "m.yaml: document 3: metadata.name is missing"
+                "m.yaml: document 2: metadata.name is missing"
             ]
         );
     }
