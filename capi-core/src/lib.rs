@@ -110,6 +110,7 @@
 //! | [`Clock`] | time that counts suspend, and virtual time for tests |
 //! | [`Telemetry`] | metrics in a registry of the caller's |
 //! | [`Status`] | whether a provider is ready, for a health endpoint |
+//! | [`lease`] | leader election by a Kubernetes Lease |
 //! | [`serve`](mod@serve) | health, readiness and metrics over HTTP |
 //!
 //! Inside, `engine` knows one thing outside Kubernetes and nothing of Cluster API: a pure decision
@@ -135,6 +136,7 @@
 mod client;
 mod engine;
 mod events;
+pub mod lease;
 mod options;
 mod provider;
 pub mod serve;

@@ -83,7 +83,9 @@ impl Leadership {
         Self(Arc::new(holds))
     }
 
-    pub(crate) fn holds(&self) -> bool {
+    /// Whether this process may act now. The answer is good for this moment only.
+    #[must_use]
+    pub fn holds(&self) -> bool {
         (self.0)()
     }
 }

@@ -96,7 +96,7 @@ mod tests {
         assert_eq!(code, StatusCode::OK);
         let (code, _) = ask(health(status.clone()), "/readyz").await;
         assert_eq!(code, StatusCode::SERVICE_UNAVAILABLE);
-        status.set_ready();
+        status.set_ready(true);
         let (code, _) = ask(health(status), "/readyz").await;
         assert_eq!(code, StatusCode::OK);
     }

@@ -69,6 +69,8 @@ struct Metrics {
     running: Gauge,
     watches: Family<OfKind, Counter>,
     events_dropped: Counter,
+    leader: Gauge,
+    lease_failures: Counter,
 }
 
 /// Buckets for calls of a backend: 1 ms to 65 s, which spans a local lookup and the longest call
@@ -91,6 +93,8 @@ impl Telemetry {
             running: Gauge::default(),
             watches: Family::default(),
             events_dropped: Counter::default(),
+            leader: Gauge::default(),
+            lease_failures: Counter::default(),
         }))
     }
 
@@ -132,6 +136,16 @@ impl Telemetry {
             "events_dropped",
             "Events that were not recorded because too many came at once",
             m.events_dropped.clone(),
+        );
+        all.register(
+            "leader",
+            "Whether this process leads by its lease",
+            m.leader.clone(),
+        );
+        all.register(
+            "lease_failures",
+            "Tries to read or write the lease that failed",
+            m.lease_failures.clone(),
         );
         this
     }
@@ -189,6 +203,14 @@ impl Telemetry {
 
     pub(crate) fn event_dropped(&self) {
         self.0.events_dropped.inc();
+    }
+
+    pub(crate) fn leads(&self, leads: bool) {
+        self.0.leader.set(i64::from(leads));
+    }
+
+    pub(crate) fn lease_failed(&self) {
+        self.0.lease_failures.inc();
     }
 }
 

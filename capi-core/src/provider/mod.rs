@@ -53,8 +53,8 @@ impl Status {
         self.0.load(Ordering::Acquire)
     }
 
-    pub(crate) fn set_ready(&self) {
-        self.0.store(true, Ordering::Release);
+    pub(crate) fn set_ready(&self, ready: bool) {
+        self.0.store(ready, Ordering::Release);
     }
 }
 
@@ -169,6 +169,8 @@ where
                 why: "at least one object must be worked on at once",
             });
         }
+        // A run before this one may have been ready.
+        self.status.set_ready(false);
         let (engine, writer) = self.assemble(client);
         tokio::select! {
             () = engine.work(shutdown) => Ok(()),

@@ -290,7 +290,7 @@ where
 
     fn synced(&self) {
         if self.world.is_synced() {
-            self.status.set_ready();
+            self.status.set_ready(true);
         }
         self.world.synced();
         self.world.wake(&Topic::Ipam);

@@ -11,6 +11,7 @@
 mod budget;
 mod crash;
 mod farm;
+mod lease;
 mod life;
 mod trouble;
 mod world;
