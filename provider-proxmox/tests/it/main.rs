@@ -10,6 +10,7 @@
 mod api;
 mod bad_input;
 mod budget;
+mod fields;
 mod machine;
 mod pool;
 mod seed;

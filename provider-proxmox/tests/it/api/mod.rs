@@ -38,7 +38,7 @@ fn documents(text: &str) -> Vec<Value> {
 }
 
 /// What a server makes of an object; panics with what it would refuse.
-fn admit(object: &Value) -> Value {
+pub(crate) fn admit(object: &Value) -> Value {
     let schema = schema_of(object);
     let mut admitted = object.clone();
     let unknown = schema.prune(&mut admitted);
