@@ -12,7 +12,9 @@
 mod manifest;
 mod options;
 mod progress;
+mod serve;
 mod story;
+mod substitute;
 mod summary;
 mod tree;
 mod world;
@@ -43,17 +45,8 @@ async fn main() -> ExitCode {
         log.init();
     }
     match run(&options).await {
-        Ok(summary) => {
-            summary
-                .lines()
-                .iter()
-                .for_each(|line| progress::print(line));
-            if summary.is_clean() {
-                ExitCode::SUCCESS
-            } else {
-                ExitCode::FAILURE
-            }
-        }
+        Ok(is_well) if is_well => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("error: {error}");
             let mut cause = error.source();
@@ -66,9 +59,10 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn run(options: &Options) -> Result<Summary, Box<dyn std::error::Error>> {
+/// True if all went well and nothing is left.
+async fn run(options: &Options) -> Result<bool, Box<dyn std::error::Error>> {
     let manifest = match &options.file {
-        Some(path) => Manifest::read(path)?,
+        Some(path) => Manifest::read(path, &options.assignments.iter().cloned().collect())?,
         None => Manifest::parse(EXAMPLE.0.to_owned(), EXAMPLE.1)?,
     };
     manifest.check(&world::definitions())?;
@@ -89,7 +83,21 @@ async fn run(options: &Options) -> Result<Summary, Box<dyn std::error::Error>> {
             options.seed
         ));
     }
+    for note in &manifest.notes {
+        progress.say(&format!(
+            "no value, so nothing, as with clusterctl: {}",
+            note.trim()
+        ));
+    }
     world.dry_run(&manifest).await?;
+    if options.serve {
+        serve::hold(&world, &manifest, &mut progress).await?;
+        return Ok(true);
+    }
     let times = story::tell(&world, &manifest, &mut progress).await?;
-    Ok(Summary::of(&world, options, &times))
+    let summary = Summary::of(&world, options, &times);
+    for line in summary.lines() {
+        progress::print(&line);
+    }
+    Ok(summary.is_clean())
 }

@@ -1,10 +1,13 @@
 //! The user's manifest: read strictly, before anything is created.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
 use kube::api::{DynamicObject, GroupVersionKind};
 use serde_json::Value;
+
+use crate::substitute::{self, substitute};
 
 /// The largest manifest that is read, in bytes. Cluster manifests are some 20 KiB.
 const MANIFEST_MAX: u64 = 4 * 1024 * 1024;
@@ -16,6 +19,8 @@ const TYPO_DISTANCE_MAX: usize = 3;
 pub(crate) struct Manifest {
     pub(crate) source: String,
     pub(crate) objects: Vec<DynamicObject>,
+    /// What a reader should know about how it was read.
+    pub(crate) notes: Vec<String>,
 }
 
 /// What is wrong with a manifest.
@@ -35,6 +40,8 @@ pub(crate) enum Error {
         #[source]
         cause: Box<serde_saphyr::Error>,
     },
+    #[error("nothing was created, because of the manifest's variables")]
+    Variables(#[from] substitute::Error),
     #[error("nothing was created, because of the manifest:\n{}", lines(.0))]
     Findings(Vec<Finding>),
 }
@@ -62,8 +69,8 @@ fn lines(findings: &[Finding]) -> String {
 }
 
 impl Manifest {
-    /// Reads a file of the user's.
-    pub(crate) fn read(path: &Path) -> Result<Self, Error> {
+    /// Reads a file of the user's and fills in its variables, from `set` or the environment.
+    pub(crate) fn read(path: &Path, set: &BTreeMap<String, String>) -> Result<Self, Error> {
         let failed = |cause| Error::Read {
             path: path.to_owned(),
             cause,
@@ -72,7 +79,11 @@ impl Manifest {
         if std::fs::metadata(path).map_err(failed)?.len() > MANIFEST_MAX {
             return Err(Error::TooLarge { source_name });
         }
-        Self::parse(source_name, &std::fs::read_to_string(path).map_err(failed)?)
+        let text = std::fs::read_to_string(path).map_err(failed)?;
+        let done = substitute(&source_name, &text, set, |name| std::env::var(name).ok())?;
+        let mut manifest = Self::parse(source_name, &done.text)?;
+        manifest.notes = done.blanks.iter().map(ToString::to_string).collect();
+        Ok(manifest)
     }
 
     /// Reads the text of a manifest; empty documents are skipped and not counted.
@@ -100,7 +111,11 @@ impl Manifest {
             }
         }
         if findings.is_empty() {
-            Ok(Self { source, objects })
+            Ok(Self {
+                source,
+                objects,
+                notes: Vec::new(),
+            })
         } else {
             Err(Error::Findings(findings))
         }
@@ -122,6 +137,17 @@ impl Manifest {
         } else {
             Err(Error::Findings(findings))
         }
+    }
+
+    /// The objects of a kind, in order.
+    pub(crate) fn of_kind<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'a DynamicObject> {
+        let is_of = move |object: &&DynamicObject| {
+            object
+                .types
+                .as_ref()
+                .is_some_and(|types| types.kind == kind)
+        };
+        self.objects.iter().filter(is_of)
     }
 
     /// A mistake in one object of this manifest.

@@ -15,6 +15,17 @@ pub(crate) struct Options {
     #[arg(short, long, value_name = "FILE")]
     pub(crate) file: Option<PathBuf>,
 
+    /// Fill in a variable of the manifest, as clusterctl does; may be repeated.
+    ///
+    /// `${VAR}`, and with defaults `${VAR:=x}`, `${VAR=x}`, `${VAR:-x}`. What is not given here is
+    /// taken from the environment.
+    #[arg(long = "set", value_name = "VAR=VALUE", value_parser = assignment, requires = "file")]
+    pub(crate) assignments: Vec<(String, String)>,
+
+    /// Stay up once everything runs, for kubectl; Ctrl-C ends it.
+    #[arg(long)]
+    pub(crate) serve: bool,
+
     /// How many times faster than life the simulated machines and controllers of core are.
     ///
     /// The engine and the provider are never sped up.
@@ -42,5 +53,14 @@ fn positive(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(value) if value > 0.0 && value.is_finite() => Ok(value),
         _ => Err("must be a number above 0".to_owned()),
+    }
+}
+
+fn assignment(text: &str) -> Result<(String, String), String> {
+    let is_name =
+        |name: &str| !name.is_empty() && name.chars().all(|it| it.is_alphanumeric() || it == '_');
+    match text.split_once('=') {
+        Some((name, value)) if is_name(name) => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("must be VAR=value, with letters, digits and _ in VAR".to_owned()),
     }
 }

@@ -55,6 +55,14 @@ impl Progress {
         }
     }
 
+    /// Prints a line that stays, as it is: whatever its length, without the time.
+    pub(crate) fn line(&self, text: &str) {
+        match &self.bar {
+            Some(bar) => bar.println(text),
+            None => print(text),
+        }
+    }
+
     /// Shows how the clusters stand.
     pub(crate) fn show(&mut self, clusters: &[Branch]) {
         let rows = tree::rows(clusters);

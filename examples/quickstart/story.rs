@@ -31,9 +31,8 @@ pub(crate) enum Error {
 /// How long each machine took, from its first sight to a running node.
 pub(crate) type Times = BTreeMap<String, Duration>;
 
-/// Applies the manifest, waits until every machine runs, deletes the clusters, waits until they are
-/// gone.
-pub(crate) async fn tell(
+/// Applies the manifest and waits until every machine runs.
+pub(crate) async fn come_up(
     world: &World,
     manifest: &Manifest,
     progress: &mut Progress,
@@ -50,15 +49,23 @@ pub(crate) async fn tell(
     })
     .await?;
     progress.keep(&world.clusters());
-    progress.say(&format!(
-        "all {wanted} machines run and are nodes; deleting the cluster"
-    ));
+    progress.say(&format!("all {wanted} machines run and are nodes"));
+    Ok(arrivals.took)
+}
 
+/// Brings the manifest up, then deletes its clusters and waits until they are gone.
+pub(crate) async fn tell(
+    world: &World,
+    manifest: &Manifest,
+    progress: &mut Progress,
+) -> Result<Times, Error> {
+    let times = come_up(world, manifest, progress).await?;
+    progress.say("deleting the cluster");
     world.delete_clusters(manifest).await?;
     wait(world, progress, "going away", <[Branch]>::is_empty).await?;
     progress.clear();
     progress.say("the cluster is gone");
-    Ok(arrivals.took)
+    Ok(times)
 }
 
 async fn wait(

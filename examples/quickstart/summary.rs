@@ -141,6 +141,7 @@ impl Summary {
 const NEXT: &str = "
 Try next:
   cargo run --example quickstart -- --chaos --seed 7    the same under random faults
+  cargo run --example quickstart -- --serve             stay up, for kubectl in another terminal
   cargo run --example quickstart -- -f FILE             your own manifest; begin with a copy of
                                                         examples/quickstart/cluster.yaml
   cargo run -p pve-sim                                  the simulated Proxmox VE alone, for curl

@@ -141,6 +141,12 @@ impl World {
         self.proxmox.url()
     }
 
+    /// A kubeconfig with all rights for this user of the management cluster.
+    pub(crate) fn kubeconfig(&self, user: &str) -> Result<String, WorldError> {
+        let text = self.face.kubeconfig(user, &["system:masters"]);
+        text.map_err(|cause| start("management cluster", cause))
+    }
+
     /// The simulated Proxmox VE.
     pub(crate) fn platform(&self) -> &Platform {
         &self.platform
@@ -206,13 +212,7 @@ impl World {
 
     /// Deletes the manifest's clusters; core takes down what belongs to them.
     pub(crate) async fn delete_clusters(&self, manifest: &Manifest) -> Result<(), WorldError> {
-        let is_cluster = |object: &&DynamicObject| {
-            object
-                .types
-                .as_ref()
-                .is_some_and(|types| types.kind == "Cluster")
-        };
-        for object in manifest.objects.iter().filter(is_cluster) {
+        for object in manifest.of_kind("Cluster") {
             let name = object.metadata.name.as_deref().unwrap_or_default();
             let deleted = self
                 .api(object)

@@ -1,0 +1,192 @@
+//! Staying up: a kubeconfig, commands worth trying, and the end by a signal.
+
+use std::io::Write;
+use std::process;
+
+use tempfile::{Builder, TempDir};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::sleep;
+
+use crate::manifest::Manifest;
+use crate::progress::Progress;
+use crate::story;
+use crate::world::{World, WorldError};
+
+/// Why serving could not begin or ended by itself.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error(transparent)]
+    World(#[from] WorldError),
+    #[error(transparent)]
+    Story(#[from] story::Error),
+    #[error("writing the kubeconfig")]
+    Kubeconfig(#[source] std::io::Error),
+    #[error("listening to signals")]
+    Signal(#[source] std::io::Error),
+}
+
+/// Brings the manifest up, then stays until SIGINT or SIGTERM. Nothing is deleted at the end: the
+/// world ends with this process.
+pub(crate) async fn hold(
+    world: &World,
+    manifest: &Manifest,
+    progress: &mut Progress,
+) -> Result<(), Error> {
+    let mut signals = Signals::listen().map_err(Error::Signal)?;
+    // Ended before all runs, too: somebody who has seen enough need not wait.
+    let ended = tokio::select! {
+        ended = signals.next() => Some(ended),
+        up = story::come_up(world, manifest, progress) => { up?; None }
+    };
+    let ended = match ended {
+        Some(ended) => ended,
+        None => stay(world, manifest, progress, &mut signals).await?,
+    };
+    progress.clear();
+    progress.say(&format!(
+        "{ended}: ends here. Nothing was deleted; the simulated world ends with this process"
+    ));
+    Ok(())
+}
+
+async fn stay(
+    world: &World,
+    manifest: &Manifest,
+    progress: &mut Progress,
+    signals: &mut Signals,
+) -> Result<&'static str, Error> {
+    let kubeconfig = Kubeconfig::write(&world.kubeconfig("quickstart-admin")?);
+    let kubeconfig = kubeconfig.map_err(Error::Kubeconfig)?;
+    for line in invitation(&kubeconfig.path(), manifest) {
+        progress.line(&line);
+    }
+    loop {
+        progress.show(&world.clusters());
+        if let Some(ended) = world.ended() {
+            return Err(story::Error::ActorEnded(ended).into());
+        }
+        tokio::select! {
+            ended = signals.next() => return Ok(ended),
+            () = sleep(progress.frame()) => {}
+        }
+    }
+}
+
+/// The first line is for programs: its beginning is kept.
+fn invitation(path: &str, manifest: &Manifest) -> Vec<String> {
+    let first = |kind: &str| {
+        let found = manifest.of_kind(kind).next()?;
+        let name = found.metadata.name.as_deref()?;
+        let namespace = found.metadata.namespace.as_deref().unwrap_or("default");
+        // The kubeconfig's own namespace needs no word.
+        let namespace = match namespace {
+            "default" => String::new(),
+            other => format!(" -n {other}"),
+        };
+        Some(format!("{name}{namespace}"))
+    };
+    let mut lines = vec![
+        format!("kubeconfig: {path}"),
+        "Try in another terminal:".to_owned(),
+        format!("  export KUBECONFIG={path}"),
+        "  kubectl get clusters,machines,proxmoxmachines -A".to_owned(),
+    ];
+    if let Some(cluster) = first("Cluster") {
+        lines.push(format!("  kubectl describe cluster {cluster}"));
+    }
+    if let Some(deployment) = first("MachineDeployment") {
+        lines.push(format!(
+            "  kubectl scale machinedeployment {deployment} --replicas 4"
+        ));
+    }
+    lines.push("Ctrl-C ends it.".to_owned());
+    lines
+}
+
+/// A kubeconfig in a directory of its own that only its owner can read, and that goes with this value.
+struct Kubeconfig {
+    directory: TempDir,
+}
+
+impl Kubeconfig {
+    /// Its name in the directory.
+    const NAME: &str = "kubeconfig";
+
+    fn write(text: &str) -> std::io::Result<Self> {
+        use std::os::unix::fs::OpenOptionsExt;
+        let directory = Builder::new()
+            .prefix(&format!("quickstart-{}-", process::id()))
+            .tempdir()?;
+        let mut file = std::fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(directory.path().join(Self::NAME))?;
+        file.write_all(text.as_bytes())?;
+        Ok(Self { directory })
+    }
+
+    fn path(&self) -> String {
+        self.directory.path().join(Self::NAME).display().to_string()
+    }
+}
+
+/// The signals that end a program in a terminal or under a supervisor.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn listen() -> std::io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.interrupt.recv() => "Ctrl-C",
+            _ = self.terminate.recv() => "SIGTERM",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_kubeconfig_is_for_its_owner_only_and_goes_with_the_program() {
+        let kubeconfig = Kubeconfig::write("secret").unwrap();
+        let path = kubeconfig.path();
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "secret");
+        drop(kubeconfig);
+        assert!(!std::path::Path::new(&path).exists());
+    }
+
+    #[test]
+    fn the_invitation_begins_with_the_path_and_names_what_the_manifest_has() {
+        let text = "apiVersion: cluster.x-k8s.io/v1beta2\nkind: Cluster\n\
+                    metadata: {name: c, namespace: team}\n---\n\
+                    apiVersion: cluster.x-k8s.io/v1beta2\nkind: MachineDeployment\n\
+                    metadata: {name: md}\n";
+        let manifest = Manifest::parse("m".to_owned(), text).unwrap();
+        let lines = invitation("/tmp/k", &manifest);
+        assert_eq!(lines[0], "kubeconfig: /tmp/k");
+        assert!(lines.contains(&"  kubectl describe cluster c -n team".to_owned()));
+        assert!(lines.contains(&"  kubectl scale machinedeployment md --replicas 4".to_owned()));
+        assert_eq!(
+            lines
+                .iter()
+                .filter(|it| it.starts_with("  kubectl"))
+                .count(),
+            3
+        );
+    }
+}
