@@ -48,6 +48,7 @@ impl TemplateMeta {
 
 /// `status.initialization` (IC-08, IM-05).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(extend("minProperties" = 1))]
 pub struct Initialization {
     /// Whether the first provisioning is complete; never goes back to false.
     #[serde(default, skip_serializing_if = "Option::is_none")]

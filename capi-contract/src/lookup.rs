@@ -6,6 +6,8 @@ use crate::plan::Waiting;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Depth {
     /// A shared listing suffices: one call for all objects of a session, some seconds old at most.
+    /// Where it cannot tell that the thing is as it was, answer [`Lookup::Unsettled`] without asking
+    /// further: the engine then looks at the thing itself.
     Listing,
     /// The thing itself: required right before a mutation and for every [`Lookup::Absent`].
     Thing,

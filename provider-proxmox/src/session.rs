@@ -10,9 +10,11 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use capi_contract::Mark;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use crate::machine::Seen;
 use crate::placement::Reservation;
 use crate::pve::{Client, Config, Error, Power, Resource, ResourceKind, TaskRow, TaskState, Upid};
 
@@ -215,6 +217,7 @@ struct Memory {
     affirmed_free: Notes<u32, String>,
     cloned: Notes<u32, ()>,
     glances: Notes<u32, Glance>,
+    looks: Notes<u32, (Mark, Seen)>,
     switched: Notes<u32, Switch>,
     uploads: Notes<String, String>,
     stored: Notes<String, ()>,
@@ -254,6 +257,7 @@ impl Session {
             affirmed_free: Notes::new(SHARED_FOR),
             cloned: Notes::new(CLONE_LISTED_IN),
             glances: Notes::new(GLANCE_FOR),
+            looks: Notes::new(SHARED_FOR),
             switched: Notes::new(STATUS_SETTLES_IN),
             uploads: Notes::new(UPLOADED_FOR),
             stored: Notes::new(UPLOADED_FOR),
@@ -286,8 +290,35 @@ impl Session {
     ///
     /// Those of the call; one failure answers for all who ask within 2 s.
     pub async fn listing(&self) -> Result<Arc<Listing>, Error> {
+        self.dated_listing().await.map(|(_, listing)| listing)
+    }
+
+    /// The same, with the moment when it was asked for.
+    pub(crate) async fn dated_listing(&self) -> Result<(Instant, Arc<Listing>), Error> {
         let fetch = || async { Ok(Listing::new(self.client.resources().await?)) };
-        self.listing.get(fetch).await.map(|(_, listing)| listing)
+        self.listing.get(fetch).await
+    }
+
+    /// Notes what a look at a VM itself saw, until a younger listing can show it.
+    pub(crate) fn note_look(&self, vmid: u32, mark: &Mark, seen: &Seen) {
+        // The configuration is the bulk of it, and is read again before anything is changed.
+        let seen = Seen {
+            config: None,
+            ..seen.clone()
+        };
+        self.memory.lock().looks.put(vmid, (mark.clone(), seen));
+    }
+
+    /// Nothing is known of a VM any more.
+    pub(crate) fn forget_look(&self, vmid: u32) {
+        self.memory.lock().looks.take(&vmid);
+    }
+
+    /// The last look at the VM of a mark, if it was taken after this moment.
+    pub(crate) fn look_since(&self, vmid: u32, mark: &Mark, moment: Instant) -> Option<Seen> {
+        let memory = self.memory.lock();
+        let (of, seen) = memory.looks.get(&vmid)?;
+        (of == mark && seen.at >= moment).then(|| seen.clone())
     }
 
     /// Where to begin looking for a free VMID: the datacenter's own answer, asked once.

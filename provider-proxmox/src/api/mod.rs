@@ -43,14 +43,12 @@ pub use network::{
 };
 pub use schema::crds;
 pub use status::{
-    DeviceAddresses, DeviceStatus, FailureDomain, InClusterZoneRef, Initialization, LocalRef,
-    MachineAddress, NodeInfo, NodeLocation, NodeLocations, ProxmoxClusterStatus,
-    ProxmoxMachineStatus, ProxmoxMachineTemplateStatus,
+    DeviceAddresses, DeviceStatus, InClusterZoneRef, LocalRef, NodeInfo, NodeLocation,
+    NodeLocations, ProxmoxClusterStatus, ProxmoxMachineStatus, ProxmoxMachineTemplateStatus,
 };
 pub use template::{
     ProxmoxClusterTemplate, ProxmoxClusterTemplateResource, ProxmoxClusterTemplateSpec,
     ProxmoxMachineTemplate, ProxmoxMachineTemplateResource, ProxmoxMachineTemplateSpec,
-    TemplateMetadata,
 };
 
 /// API group of all kinds (rule CRD-11).

@@ -1,5 +1,7 @@
 use std::collections::BTreeMap;
 
+use capi_contract::FailureDomain;
+use capi_contract::crd::{AddressStatus, Initialization};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use schemars::JsonSchema;
@@ -68,7 +70,7 @@ pub struct ProxmoxMachineStatus {
     /// Host name and addresses of the machine.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256), extend("x-kubernetes-list-type" = "atomic"))]
-    pub addresses: Vec<MachineAddress>,
+    pub addresses: Vec<AddressStatus>,
 
     /// Failure domain in which the machine runs.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -140,47 +142,6 @@ pub struct NodeInfo {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1))]
     pub operating_system: Option<String>,
-}
-
-/// Progress of the first provisioning.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
-#[schemars(extend("minProperties" = 1))]
-pub struct Initialization {
-    /// The infrastructure has been provisioned once. Says nothing about its health later.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub provisioned: Option<bool>,
-}
-
-/// A failure domain.
-#[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct FailureDomain {
-    /// Name of the failure domain.
-    #[schemars(length(min = 1, max = 256))]
-    pub name: String,
-
-    /// Suitable for machines of the control plane.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub control_plane: Option<bool>,
-
-    /// Further properties.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub attributes: BTreeMap<String, String>,
-}
-
-/// An address of a machine.
-#[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
-pub struct MachineAddress {
-    /// Hostname, ExternalIP, InternalIP, ExternalDNS or InternalDNS.
-    #[serde(rename = "type")]
-    #[schemars(extend(
-        "enum" = ["Hostname", "ExternalIP", "InternalIP", "ExternalDNS", "InternalDNS"]
-    ))]
-    pub type_: String,
-
-    /// The address.
-    #[schemars(length(min = 1, max = 256))]
-    pub address: String,
 }
 
 /// Name of an object in the same namespace.

@@ -1,5 +1,4 @@
-use std::collections::BTreeMap;
-
+use capi_contract::crd::TemplateMeta;
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -37,7 +36,7 @@ pub struct ProxmoxClusterTemplateSpec {
 pub struct ProxmoxClusterTemplateResource {
     /// Labels and annotations of the ProxmoxCluster.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub metadata: Option<TemplateMetadata>,
+    pub metadata: Option<TemplateMeta>,
 
     /// Spec of the ProxmoxCluster.
     pub spec: ProxmoxClusterSpec,
@@ -75,21 +74,8 @@ pub struct ProxmoxMachineTemplateSpec {
 pub struct ProxmoxMachineTemplateResource {
     /// Labels and annotations of the ProxmoxMachine.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub metadata: Option<TemplateMetadata>,
+    pub metadata: Option<TemplateMeta>,
 
     /// Spec of the ProxmoxMachine.
     pub spec: ProxmoxMachineSpec,
-}
-
-/// Labels and annotations for objects made from a template (rule CRD-09: both are spelled out, or
-/// the server would drop them).
-#[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
-pub struct TemplateMetadata {
-    /// Labels.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub labels: BTreeMap<String, String>,
-
-    /// Annotations.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub annotations: BTreeMap<String, String>,
 }

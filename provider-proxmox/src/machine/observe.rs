@@ -70,23 +70,32 @@ pub(super) async fn look(
     claim: &MachineClaim,
     depth: Depth,
 ) -> Result<Lookup<Seen>, MachineError> {
-    let listing = on.listing().await?;
+    let (asked_at, listing) = on.dated_listing().await?;
     let row = listing.guest(claim.vmid);
-    if depth == Depth::Listing
-        && let Some(row) = row
-        && let Some(mut seen) = glimpse(on, claim, row)
-    {
+    if depth == Depth::Listing {
+        // Of the listing and the last look at the thing itself, the younger one counts.
+        let seen = match on.look_since(claim.vmid, &claim.mark, asked_at) {
+            Some(seen) => (seen.power == Power::Running && seen.lock.is_none()).then_some(seen),
+            None => row.and_then(|row| glimpse(on, claim, row)),
+        };
+        let Some(mut seen) = seen else {
+            return Ok(Lookup::Unsettled(unlisted(claim.vmid)));
+        };
         seen.booted = boot_check(on, claim, &seen).await?;
         return Ok(Lookup::Ours(seen));
     }
-    Closer {
+    let closer = Closer {
         on,
         claim,
         listing: &listing,
         row,
+    };
+    let lookup = closer.look().await?;
+    match &lookup {
+        Lookup::Ours(seen) => on.note_look(claim.vmid, &claim.mark, seen),
+        Lookup::Absent | Lookup::Foreign(_) | Lookup::Unsettled(_) => on.forget_look(claim.vmid),
     }
-    .look()
-    .await
+    Ok(lookup)
 }
 
 /// What the listing alone can tell: that a settled machine is still there. Anything else asks for a
@@ -118,6 +127,12 @@ fn glimpse(on: &Session, claim: &MachineClaim, row: &Resource) -> Option<Seen> {
         booted: None,
         at: Instant::now(),
     })
+}
+
+/// The listing is no proof of anything but presence.
+fn unlisted(vmid: u32) -> Waiting {
+    let message = format!("the listing does not show VM {vmid} as it should be");
+    Waiting::new("LookingCloser", message, SOON)
 }
 
 fn power_in(row: &Resource) -> Power {
@@ -189,8 +204,11 @@ impl Closer<'_> {
         match (on.power_source(vmid), self.row) {
             (PowerSource::Known(power), _) => Ok(power),
             (PowerSource::Listing, Some(row)) => Ok(power_in(row)),
-            // Nothing but a clone of a moment ago is unlisted, and nobody started that.
-            (PowerSource::Listing, None) if phase == Phase::Bare => Ok(Power::Stopped),
+            // Nothing but a clone of a moment ago is unlisted, and this process did not start it.
+            // Should a person have, the start is refused, and the VM itself is asked.
+            (PowerSource::Listing, None) if phase == Phase::Bare || on.may_be_unlisted(vmid) => {
+                Ok(Power::Stopped)
+            }
             (PowerSource::Listing | PowerSource::Ask, _) => {
                 let power = on.client().status(node, vmid).await?.power();
                 on.note_power(vmid, power);

@@ -165,6 +165,7 @@ pub(super) async fn apply(
     let vmid = claim.vmid;
     // Something is about to change: what was read before does not count any more.
     on.take_glance(vmid);
+    on.forget_look(vmid);
     match step {
         MachineStep::LookCloser => Err(MachineError::Stale),
         MachineStep::Clone { template, request } => clone(on, claim, template, request).await,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use capi_contract::{AddressType, Class, Classify, Depth, External, Health, Lookup, Proof};
-use provider_proxmox::machine::Machines;
+use provider_proxmox::machine::{Machines, Phase};
 use pve_sim::{Builder, CallFault, Delays, Platform, TaskFault};
 use tokio::time::Instant;
 
@@ -164,11 +164,46 @@ async fn a_vm_destroyed_by_hand_is_absent_only_by_the_backends_word() {
     let claim = life.claim.clone().unwrap();
     platform.destroy_behind_back(claim.vmid);
     tokio::time::sleep(Duration::from_secs(6)).await;
-    let seen = Machines
-        .observe(&life.on, &claim, Depth::Listing)
-        .await
-        .unwrap();
-    assert_eq!(seen, Lookup::Absent);
+    platform.clear_audit();
+    let look = async |depth| Machines.observe(&life.on, &claim, depth).await.unwrap();
+    let glance = look(Depth::Listing).await;
+    assert!(matches!(glance, Lookup::Unsettled(_)), "{glance:?}");
+    assert_eq!(platform.audit().total(), 1, "the listing, and nothing else");
+    assert_eq!(look(Depth::Thing).await, Lookup::Absent);
+}
+
+/// The listing is up to 5 s old: right after a change, what was read of the VM itself is younger.
+#[tokio::test(start_paused = true)]
+async fn a_look_at_the_thing_stands_until_the_listing_is_younger() {
+    let platform = quick();
+    let mut life = joined(&platform).await;
+    let claim = life.claim.clone().unwrap();
+    let vmid = claim.vmid;
+    let calls = || platform.audit().calls_per_vm().get(&vmid).copied();
+    let before = calls();
+    let glance = async |life: &Life| {
+        let seen = Machines.observe(&life.on, &claim, Depth::Listing).await;
+        match seen.unwrap() {
+            Lookup::Ours(seen) => seen.phase,
+            other => panic!("not ours: {other:?}"),
+        }
+    };
+    assert_eq!(glance(&life).await, Some(Phase::Sealed));
+    assert_eq!(
+        calls(),
+        before,
+        "the listing shows the old tags, and nobody asked"
+    );
+    // Another process knows only what the listing says, which then shows all.
+    life.restart(&platform);
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert_eq!(glance(&life).await, Some(Phase::Sealed));
+    assert_eq!(calls(), before);
+    // An old look says nothing.
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    platform.edit_behind_back(vmid, "tags", None);
+    let seen = Machines.observe(&life.on, &claim, Depth::Listing).await;
+    assert!(matches!(seen.unwrap(), Lookup::Unsettled(_)));
 }
 
 /// Defect 17: a clone that fails leaves nothing to wait for; the next one succeeds.
