@@ -29,6 +29,16 @@ pub(super) enum Done {
     Wait(Notice),
 }
 
+/// How an operation stands.
+enum Polled {
+    /// There is none, or it has ended well, or the backend knows nothing of it.
+    Over,
+    /// It is under way.
+    Running(Open),
+    /// The backend could not be asked.
+    Silent(Open, Failure),
+}
+
 type SeenOf<K> = <<K as Kind>::External as External>::Seen;
 type StepOf<K> = <<K as Kind>::External as External>::Step;
 
@@ -68,22 +78,38 @@ impl<K: Kind, C: Connect<Session = SessionOf<K>>> Pass<'_, K, C> {
         }
     }
 
-    /// Asks how the open operation stands; a notice if it must be waited for.
+    /// Asks how the open operation stands, before the world is looked at; a notice if it must be
+    /// waited for.
     pub(super) async fn follow(&mut self, session: &SessionOf<K>) -> Result<Option<Notice>, Stop> {
+        match self.poll(session).await? {
+            Polled::Over => Ok(None),
+            Polled::Running(open) => Ok(Some(self.still_running(open).await?)),
+            Polled::Silent(_, failure)
+                if self.visit.failures >= POLLS_FAILED_MAX || self.is_deleting() =>
+            {
+                tracing::info!(object = %self.name, %failure.message, "looking without the poll");
+                Ok(None)
+            }
+            Polled::Silent(_, failure) => Err(failure.into()),
+        }
+    }
+
+    /// Asks how the open operation stands.
+    async fn poll(&mut self, session: &SessionOf<K>) -> Result<Polled, Stop> {
         let Some(open) = self.visit.operation.clone() else {
-            return Ok(None);
+            return Ok(Polled::Over);
         };
         let external = self.driver.kind.external();
         let polled = external.poll(session, &open.operation);
         match self.driver.ask("Poll", polled).await {
-            Ok(Progress::Running) => Ok(Some(self.still_running(open).await?)),
+            Ok(Progress::Running) => Ok(Polled::Running(open)),
             Ok(Progress::Finished) => {
                 self.visit.answered();
-                Ok(None)
+                Ok(Polled::Over)
             }
             Ok(Progress::Forgotten) => {
                 self.visit.operation = None;
-                Ok(None)
+                Ok(Polled::Over)
             }
             Ok(Progress::Failed(error)) => {
                 // The operation has ended: nothing of it comes later, whatever the class.
@@ -92,11 +118,7 @@ impl<K: Kind, C: Connect<Session = SessionOf<K>>> Pass<'_, K, C> {
                 self.note_elsewhere(&failure);
                 Err(failure.into())
             }
-            Err(failure) if self.visit.failures >= POLLS_FAILED_MAX || self.is_deleting() => {
-                tracing::info!(object = %self.name, %failure.message, "looking without the poll");
-                Ok(None)
-            }
-            Err(failure) => Err(failure.into()),
+            Err(failure) => Ok(Polled::Silent(open, failure)),
         }
     }
 
@@ -263,9 +285,13 @@ impl<K: Kind, C: Connect<Session = SessionOf<K>>> Pass<'_, K, C> {
             return Ok(Done::Wait(notice));
         }
         // Asked before its token is written: an operation that ended at once needs no token.
-        match self.follow(session).await? {
-            Some(notice) => Ok(Done::Wait(notice)),
-            None => Ok(Done::Finished),
+        match self.poll(session).await? {
+            Polled::Over => Ok(Done::Finished),
+            // Nobody knows how it stands, so it counts as under way: looking at once would find
+            // nothing done yet and begin it again.
+            Polled::Running(open) | Polled::Silent(open, _) => {
+                Ok(Done::Wait(self.still_running(open).await?))
+            }
         }
     }
 

@@ -74,7 +74,7 @@ async fn without_delays_the_time_is_not_governed_by_polling() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_address_claim_costs_one_write_more() {
+async fn ipc_01_an_address_claim_costs_one_write_more() {
     let mut world = World::new(Duration::ZERO).await;
     world.start();
     world.create_machine("m", json!({"pool": "p"})).await;

@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::world::{World, seconds};
 
 #[tokio::test(start_paused = true)]
-async fn an_engine_killed_at_any_moment_is_succeeded_without_a_twin() {
+async fn im_15_an_engine_killed_at_any_moment_is_succeeded_without_a_twin() {
     for cut_ms in (0..9_000).step_by(500) {
         let mut world = World::with_machine(Duration::from_secs(3)).await;
         tokio::time::sleep(Duration::from_millis(cut_ms)).await;

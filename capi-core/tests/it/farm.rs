@@ -126,11 +126,21 @@ struct State {
     token: String,
 }
 
+/// Sees every call of the platform at the moment it arrives.
+type Witness = Arc<dyn Fn(&str) + Send + Sync>;
+
 /// The platform.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Farm {
     state: Arc<Mutex<State>>,
     delay: Duration,
+    witness: Option<Witness>,
+}
+
+impl std::fmt::Debug for Farm {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Farm").finish_non_exhaustive()
+    }
 }
 
 impl Farm {
@@ -144,7 +154,13 @@ impl Farm {
         Self {
             state: Arc::new(Mutex::new(state)),
             delay,
+            witness: None,
         }
+    }
+
+    /// Shows every call to `witness` before it takes effect; for engines that are started later.
+    pub(crate) fn watched_by(&mut self, witness: impl Fn(&str) + Send + Sync + 'static) {
+        self.witness = Some(Arc::new(witness));
     }
 
     pub(crate) fn vms(&self) -> BTreeMap<u64, Vm> {
@@ -183,12 +199,7 @@ impl Farm {
     /// The mutating calls so far.
     pub(crate) fn mutations(&self) -> Vec<String> {
         let all = self.calls();
-        let is_look = |call: &String| {
-            ["find", "look", "list", "poll", "connect"]
-                .iter()
-                .any(|look| call.starts_with(look))
-        };
-        all.into_iter().filter(|call| !is_look(call)).collect()
+        all.into_iter().filter(|call| is_mutation(call)).collect()
     }
 
     pub(crate) fn calls(&self) -> Vec<String> {
@@ -196,6 +207,9 @@ impl Farm {
     }
 
     fn call(&self, name: &'static str, what: impl std::fmt::Display) -> Result<(), FarmError> {
+        if let Some(witness) = &self.witness {
+            witness(&format!("{name} {what}"));
+        }
         let mut state = self.state.lock().unwrap();
         state.settle();
         state.calls.push(format!("{name} {what}"));
@@ -220,6 +234,12 @@ impl Farm {
         }
         Ok(Receipt::Started(Operation(task)))
     }
+}
+
+/// Whether a call changes the platform.
+pub(crate) fn is_mutation(call: &str) -> bool {
+    let looks = ["find", "look", "list", "poll", "connect"];
+    !looks.iter().any(|look| call.starts_with(look))
 }
 
 impl State {
@@ -486,6 +506,8 @@ impl External for FarmMachines {
         let mut facts = MachineFacts::default();
         facts.provider_id = claim.mark.token().map(|token| format!("farm://{token}"));
         facts.running = seen.1.running;
+        // Not among the fields that this author lists as written by the controller (R14).
+        facts.spec.insert("gpu".to_owned(), "none".into());
         if seen.1.running {
             let address = format!("10.0.0.{}", seen.0 % 250);
             facts.addresses = vec![MachineAddress::new(AddressType::InternalIP, address)];

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::world::{World, condition, is_provisioned, seconds};
 
 #[tokio::test(start_paused = true)]
-async fn a_machine_comes_and_goes() {
+async fn im_21_a_machine_of_a_slow_backend_comes_and_goes() {
     let world = World::with_machine(Duration::from_secs(20)).await;
     world.until_provisioned("m").await;
     let machine = world.machine("m").unwrap();
@@ -78,7 +78,7 @@ async fn ex_01_an_externally_managed_cluster_stays_byte_identical_and_its_machin
 }
 
 #[tokio::test(start_paused = true)]
-async fn pa_02_a_paused_machine_gets_no_call_also_while_it_is_deleted() {
+async fn pa_02_and_pa_03_a_paused_machine_gets_no_call_also_while_it_is_deleted() {
     let mut world = World::new(Duration::ZERO).await;
     world.start();
     world
@@ -163,7 +163,7 @@ async fn ic_14_a_cluster_waits_for_its_machines() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn im_20_a_teardown_needs_neither_machine_nor_cluster_nor_bootstrap_data() {
+async fn r7_and_im_20_a_teardown_needs_neither_machine_nor_cluster_nor_bootstrap_data() {
     let world = World::with_machine(Duration::from_secs(5)).await;
     world.until_provisioned("m").await;
     world.delete("Secret", "m-bootstrap").await;

@@ -11,7 +11,9 @@
 mod budget;
 mod crash;
 mod farm;
+mod invariants;
 mod lease;
 mod life;
+mod rules;
 mod trouble;
 mod world;

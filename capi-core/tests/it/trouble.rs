@@ -33,7 +33,7 @@ async fn r9_a_vm_destroyed_by_hand_is_reported_within_10_seconds_and_never_made_
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_missing_ledger_is_recovered_from_the_mark() {
+async fn r11_a_missing_ledger_is_recovered_from_the_mark() {
     let mut world = World::with_machine(Duration::ZERO).await;
     world.until_provisioned("m").await;
     world.stop();
@@ -187,7 +187,7 @@ async fn a_field_without_behaviour_keeps_the_machine_from_being_built() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn credentials_are_read_again_only_after_a_refusal_and_heal_without_restart() {
+async fn id_04_credentials_are_read_again_only_after_a_refusal_and_heal_without_restart() {
     let mut world = World::new(Duration::ZERO).await;
     world
         .patch("FarmCluster", "c", json!({"spec": {"secret": "login"}}))

@@ -48,23 +48,31 @@ impl World {
             .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
             .with_test_writer()
             .try_init();
-        let epoch: jiff::Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
-        let server = ApiServer::builder().epoch(epoch).seed(1).build();
+        let world = Self::empty(Farm::new(delay), Clock::tokio(clock_epoch()), 1);
+        world.create_cluster().await;
+        world
+    }
+
+    /// A second management cluster before the same platform, without any object.
+    pub(crate) fn beside(&self) -> Self {
+        Self::empty(self.farm.clone(), self.clock.clone(), 2)
+    }
+
+    fn empty(farm: Farm, clock: Clock, seed: u64) -> Self {
+        let server = ApiServer::builder().epoch(clock_epoch()).seed(seed).build();
         server
             .install_crds(SURROUNDINGS.map(|name| crds::named(name).unwrap()))
             .unwrap();
         server
             .install_crds([FarmMachine::crd(), FarmCluster::crd()])
             .unwrap();
-        let world = Self {
+        Self {
             script: server.client("script"),
             server,
-            farm: Farm::new(delay),
-            clock: Clock::tokio(epoch),
+            farm,
+            clock,
             running: None,
-        };
-        world.create_cluster().await;
-        world
+        }
     }
 
     /// The same, with the engine running and one machine.
@@ -166,7 +174,7 @@ impl World {
         .await;
     }
 
-    fn api(&self, version: &str, kind: &str) -> Api<DynamicObject> {
+    pub(crate) fn api(&self, version: &str, kind: &str) -> Api<DynamicObject> {
         let (group, version) = version.split_once('/').unwrap_or(("", version));
         let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind));
         Api::namespaced_with(self.script.clone(), NAMESPACE, &resource)
@@ -293,6 +301,10 @@ impl World {
             .map(|r| format!("{} {} {}/{}", r.verb, r.resource, r.name, r.subresource))
             .collect()
     }
+}
+
+fn clock_epoch() -> jiff::Timestamp {
+    "2026-01-01T00:00:00Z".parse().unwrap()
 }
 
 impl Drop for World {
