@@ -293,6 +293,26 @@ mod tests {
         assert_eq!(merged[0].last_transition_time.0, at(1234));
     }
 
+    /// The words that core and dashboards compare with; a typo here would pass everywhere else.
+    #[test]
+    fn co_05_reasons_are_the_words_of_cluster_api() {
+        let ours = [
+            reason::WAITING_FOR_CLUSTER_INFRASTRUCTURE_READY,
+            reason::WAITING_FOR_CONTROL_PLANE_INITIALIZED,
+            reason::WAITING_FOR_BOOTSTRAP_DATA,
+            reason::PROVISIONED,
+            reason::NOT_PROVISIONED,
+            reason::DELETING,
+            reason::DELETION_COMPLETED,
+            reason::INTERNAL_ERROR,
+        ];
+        let theirs = "WaitingForClusterInfrastructureReady WaitingForControlPlaneInitialized \
+                      WaitingForBootstrapData Provisioned NotProvisioned Deleting \
+                      DeletionCompleted InternalError";
+        assert_eq!(ours.join(" "), theirs);
+        assert!(ours.into_iter().all(is_reason));
+    }
+
     #[test]
     fn co_08_order() {
         let kinds = [PAUSED, "B", DELETING, READY, "A"];

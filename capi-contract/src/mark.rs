@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn r5_marks_of_two_management_clusters_differ_though_names_are_alike() {
+    fn r5_and_id_05_marks_of_two_management_clusters_differ_though_names_are_alike() {
         let name = ObjectName::new("default", "worker-0");
         let (here, there) = (
             Mark::made(Token::random(), name.clone()),

@@ -131,6 +131,18 @@ mod tests {
     }
 
     #[test]
+    fn crd_12_a_reference_is_matched_by_group_and_kind_and_says_nothing_of_versions() {
+        let reference: ObjectRef = serde_json::from_value(serde_json::json!({
+            "apiGroup": "infrastructure.cluster.x-k8s.io", "apiVersion": "ignored/v9",
+            "kind": "RackMachine", "name": "m",
+        }))
+        .unwrap();
+        assert!(reference.is("infrastructure.cluster.x-k8s.io", "RackMachine"));
+        assert!(!reference.is("infrastructure.cluster.x-k8s.io", "RackCluster"));
+        assert!(!reference.is("example.com", "RackMachine"));
+    }
+
+    #[test]
     fn ic_11_owner_is_found_by_group_and_kind_of_any_version() {
         let owner = |api_version: &str, kind: &str| ObjectMeta {
             owner_references: Some(vec![OwnerReference {

@@ -395,7 +395,6 @@ async fn wr_01_what_others_wrote_is_kept() {
         "labels": {"theirs": "yes"}, "annotations": {"theirs": "yes"},
         "finalizers": ["example.com/theirs"]}});
     world.patch("FarmMachine", "m", theirs).await;
-    let machine = world.machine("m").unwrap();
     let foreign = json!({"conditions": [{"type": "Backup", "status": "True", "reason": "Done",
         "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"}]});
     let params = kube::api::PatchParams::apply("someone");
@@ -403,13 +402,7 @@ async fn wr_01_what_others_wrote_is_kept() {
         "kind": "FarmMachine", "metadata": {"name": "m"}, "status": foreign});
     let api = world.api("infrastructure.cluster.x-k8s.io/v1alpha1", "FarmMachine");
     let patch = kube::api::Patch::Apply(&body);
-    api.patch_status(
-        &machine["metadata"]["name"].as_str().unwrap(),
-        &params,
-        &patch,
-    )
-    .await
-    .unwrap();
+    api.patch_status("m", &params, &patch).await.unwrap();
     world.until_provisioned("m").await;
     seconds(5).await;
     let machine = api.get("m").await.unwrap();

@@ -64,7 +64,8 @@ async fn im_12_a_machine_that_core_has_not_adopted_is_not_touched() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn ex_01_an_externally_managed_cluster_stays_byte_identical_and_its_machines_work() {
+async fn ex_01_and_ex_02_an_externally_managed_cluster_stays_byte_identical_and_its_machines_work()
+{
     let mut world = World::new(Duration::ZERO).await;
     let managed = json!({"metadata": {"annotations": {"cluster.x-k8s.io/managed-by": ""}}});
     world.patch("FarmCluster", "c", managed).await;

@@ -110,7 +110,7 @@ async fn im_10_and_ic_10_an_error_is_retried_and_never_written_as_a_terminal_fai
 }
 
 #[tokio::test(start_paused = true)]
-async fn im_01_and_im_26_names_as_long_and_odd_as_kubernetes_allows_are_no_obstacle() {
+async fn im_01_and_im_26_and_ict_02_names_as_long_and_odd_as_kubernetes_allows_are_no_obstacle() {
     let mut world = World::new(Duration::ZERO).await;
     world.start();
     let name = format!("{}.0-odd", "x".repeat(220));
