@@ -244,6 +244,10 @@ impl<K: Kind, C: Connect<Session = SessionOf<K>>> Pass<'_, K, C> {
                     self.note_error(&failure.class);
                 }
                 self.note_elsewhere(&failure);
+                // The mistake may be in the bootstrap data: what is there next time is read anew.
+                if step.wants_bootstrap() && failure.class == Class::Misconfigured {
+                    self.visit.bootstrap = None;
+                }
                 let call = name;
                 Err(Failure::new(call, failure.class, failure.message).into())
             }

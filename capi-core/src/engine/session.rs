@@ -4,7 +4,12 @@
 //!
 //! A credentials Secret is read once per session, by name; again only after an error of class
 //! `Credentials`, with a pause of 1 to 60 s between tries whatever the number of objects that ask
-//! (ID-04). Nothing is on a timer.
+//! (ID-04). Nothing is on a timer. Credentials that turn out to be the same keep their session, with
+//! all that it knows.
+//!
+//! A refusal may be about one object, which lacks a right, or about the session, whose token was
+//! revoked. It is about the session where nobody is answered on it any more: only then are the
+//! others held back, so that one machine without rights does not stop its neighbours.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -24,6 +29,10 @@ use super::outcome::Failure;
 /// identities in one process is beyond what one process should serve.
 const SESSIONS_MAX: usize = 1_000;
 
+/// How long an answer shows that a session is good, whatever one object was refused: settled things
+/// are looked at every few seconds.
+const PROVED_FOR: Duration = Duration::from_secs(15);
+
 /// A session with the proof of which one it is.
 pub(crate) struct Held<S> {
     pub(crate) session: Arc<S>,
@@ -35,10 +44,28 @@ type Slot<S> = Arc<tokio::sync::Mutex<State<S>>>;
 
 struct State<S> {
     session: Option<Arc<S>>,
+    /// What the session was made from.
+    credentials: Option<Credentials>,
     generation: u64,
+    /// Whether the credentials are to be read again.
+    suspect: bool,
     failures: u32,
     not_before: Duration,
     refusal: Option<String>,
+    /// When the backend last answered a session of this identity.
+    proved_at: Option<Duration>,
+}
+
+impl<S> State<S> {
+    /// The session, if there is one that may be used.
+    fn usable(&self, now: Duration) -> Option<&Arc<S>> {
+        let is_good = !self.suspect || self.is_proved(now);
+        self.session.as_ref().filter(|_| is_good)
+    }
+
+    fn is_proved(&self, now: Duration) -> bool {
+        self.proved_at.is_some_and(|at| now < at + PROVED_FOR)
+    }
 }
 
 struct Known<S> {
@@ -73,45 +100,53 @@ impl<C: Connect> Sessions<C> {
     ) -> Result<Held<C::Session>, Failure> {
         let slot = self.slot(&identity);
         let mut state = slot.lock().await;
-        if let Some(session) = &state.session {
-            return Ok(Held {
+        let now = self.clock.monotonic();
+        let is_due = (state.suspect || state.session.is_none()) && now >= state.not_before;
+        if is_due {
+            self.renew(&mut state, identity.as_ref()).await?;
+        }
+        match state.usable(now) {
+            Some(session) => Ok(Held {
                 session: Arc::clone(session),
                 identity,
                 generation: state.generation,
-            });
+            }),
+            None => {
+                let message = state.refusal.clone().unwrap_or_default();
+                Err(Failure::new("Connect", Class::Credentials, message))
+            }
         }
-        let now = self.clock.monotonic();
-        if now < state.not_before {
-            let message = state.refusal.clone().unwrap_or_default();
-            return Err(Failure::new("Connect", Class::Credentials, message));
-        }
-        match self.connect(identity.as_ref()).await {
-            Ok(session) => {
-                let session = Arc::new(session);
-                state.session = Some(Arc::clone(&session));
-                state.generation += 1;
-                Ok(Held {
-                    session,
-                    identity,
-                    generation: state.generation,
-                })
+    }
+
+    /// Reads the credentials, and makes a session of them if they are not those of the present one.
+    async fn renew(
+        &self,
+        state: &mut State<C::Session>,
+        identity: Option<&Identity>,
+    ) -> Result<(), Failure> {
+        match self.connect(identity, state).await {
+            Ok(()) => {
+                state.suspect = false;
+                Ok(())
             }
             Err(failure) => {
                 if failure.class == Class::Credentials {
-                    self.refuse(&mut state, failure.message.clone());
+                    self.refuse(state, failure.message.clone());
+                    // What is in the Secret now cannot be used, whatever was there before.
+                    state.session = None;
                 }
                 Err(failure)
             }
         }
     }
 
-    /// The backend refused this session: the next one is made from credentials read again.
+    /// The backend refused this session: the credentials are read again.
     pub(crate) async fn refused(&self, held: &Held<C::Session>, message: &str) {
         let slot = self.slot(&held.identity);
         let mut state = slot.lock().await;
         // Others may have reported the same session before, and it may have been replaced since.
-        if state.generation == held.generation && state.session.is_some() {
-            state.session = None;
+        if state.generation == held.generation && !state.suspect {
+            state.suspect = true;
             self.refuse(&mut state, message.to_owned());
         }
     }
@@ -122,6 +157,7 @@ impl<C: Connect> Sessions<C> {
         let mut state = slot.lock().await;
         if state.generation == held.generation && state.session.is_some() {
             state.failures = 0;
+            state.proved_at = Some(self.clock.monotonic());
         }
     }
 
@@ -146,10 +182,13 @@ impl<C: Connect> Sessions<C> {
         }
         let slot = Arc::new(tokio::sync::Mutex::new(State {
             session: None,
+            credentials: None,
             generation: 0,
+            suspect: false,
             failures: 0,
             not_before: Duration::ZERO,
             refusal: None,
+            proved_at: None,
         }));
         known.insert(
             identity.clone(),
@@ -161,21 +200,38 @@ impl<C: Connect> Sessions<C> {
         slot
     }
 
-    async fn connect(&self, identity: Option<&Identity>) -> Result<C::Session, Failure> {
+    async fn connect(
+        &self,
+        identity: Option<&Identity>,
+        state: &mut State<C::Session>,
+    ) -> Result<(), Failure> {
         let credentials = match identity {
             Some(identity) => Some(self.read(identity).await?),
             None => None,
         };
+        if state.session.is_some() && credentials.is_some() && credentials == state.credentials {
+            return Ok(());
+        }
         let connecting = self.connector.connect(identity, credentials.as_ref());
         match timeout(self.call_timeout, connecting).await {
-            Ok(Ok(session)) => Ok(session),
+            Ok(Ok(session)) => {
+                state.session = Some(Arc::new(session));
+                state.credentials = credentials;
+                state.generation += 1;
+                Ok(())
+            }
             Ok(Err(error)) => {
                 let failure = Failure::of("Connect", &error);
                 let Some(identity) = identity.filter(|_| error.class() == Class::Credentials)
                 else {
                     return Err(failure);
                 };
-                let message = format!("Secret {}: {}", identity.secret, failure.message);
+                let secret = format!("Secret {}", identity.secret);
+                let message = if failure.message.starts_with(&secret) {
+                    failure.message
+                } else {
+                    format!("{secret}: {}", failure.message)
+                };
                 Err(Failure::new("Connect", Class::Credentials, message))
             }
             Err(_) => Err(Failure::new(

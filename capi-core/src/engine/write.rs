@@ -300,6 +300,7 @@ impl<K: Kind, C: Connect<Session = SessionOf<K>>> Pass<'_, K, C> {
                     reason::CREDENTIALS,
                     reason::UNREACHABLE,
                     reason::UNSUPPORTED,
+                    reason::WAITING_FOR_ADDRESS,
                 ]
                 .contains(&report.reason.as_str());
             if is_made && before.is_some_and(|b| b.status == "True") || !is_made && !is_bad {

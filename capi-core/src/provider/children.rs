@@ -366,6 +366,7 @@ fn address_wait(request: &AddressRequest, claim: &AddressClaimView) -> Notice {
         "waiting for an address from {} {} (IPAddressClaim {})",
         request.pool.kind, request.pool.name, request.name
     );
+    // Without a complaint, whoever runs the pool has simply not answered yet.
     if let Some(complaint) = complaint {
         message.push_str(": ");
         message.push_str(&complaint.reason);
@@ -373,6 +374,7 @@ fn address_wait(request: &AddressRequest, claim: &AddressClaimView) -> Notice {
             message.push_str(", ");
             message.push_str(&complaint.message);
         }
+        message.push_str("; add addresses to the pool, or remove machines that have some");
     }
     Notice::new(reason::WAITING_FOR_ADDRESS, message, RECHECK)
 }
@@ -466,7 +468,7 @@ mod tests {
             ),
         );
         assert!(waiting.message.contains("InClusterIPPool pool"));
-        assert!(waiting.message.ends_with("PoolExhausted, no free address"));
+        assert!(waiting.message.contains("PoolExhausted, no free address; "));
     }
 
     #[test]

@@ -82,7 +82,7 @@ impl<T: InfraMachine> Machines<T> {
         }
         let Some(owner) = owner_token(infra.as_ref(), &cluster) else {
             let message = format!(
-                "waiting for {} {} to get its owner token",
+                "waiting for {} {}, whose conditions say what it waits for itself",
                 T::Cluster::kind(&()),
                 infra.name_any()
             );

@@ -20,6 +20,9 @@ pub enum MachineError {
     /// Proxmox VE said no, or nothing.
     #[error(transparent)]
     Pve(#[from] pve::Error),
+    /// A node did not answer for its VM; the listing, which any node gives, was answered.
+    #[error("{0}; if this lasts, bring the node back, or move the VM to another one")]
+    NodeSilent(pve::Error),
     /// A clone failed.
     #[error(transparent)]
     Clone(pve::Error),
@@ -67,7 +70,7 @@ pub enum MachineError {
 impl Classify for MachineError {
     fn class(&self) -> Class {
         match self {
-            Self::Pve(error) => error.class(),
+            Self::Pve(error) | Self::NodeSilent(error) => error.class(),
             Self::Clone(error) => clone_class(error),
             Self::Place(error) => place_class(error),
             Self::Seed(_) | Self::Image(_) | Self::Network(_) | Self::NoSeedStorage { .. } => {

@@ -245,6 +245,7 @@ impl Closer<'_> {
         match error.refusal() {
             Some(Refusal::NodeUnreachable) => Ok(Lookup::Unsettled(offline(node, vmid))),
             Some(Refusal::NoSuchVm) => self.without_vm(false).await,
+            _ if matches!(error, Error::Unanswered { .. }) => Err(MachineError::NodeSilent(error)),
             _ => Err(error.into()),
         }
     }

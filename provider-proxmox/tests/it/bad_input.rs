@@ -1,6 +1,8 @@
 //! What users get wrong: each gives an error that says what is wrong and what to change, costs no
 //! VM, and goes when its cause goes.
 
+mod engine;
+
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use capi_contract::InfraMachine;
+use capi_contract::{Connect, InfraMachine};
 use capi_core::{Clock, Options, Provider};
 use capi_testkit::apiserver::ApiServer;
 use capi_testkit::crds;
@@ -81,19 +81,16 @@ impl Site {
         M: InfraMachine<Session = Session, Cluster = ProxmoxCluster>,
     {
         let (token, secret) = self.platform.token();
-        let settings = Settings::of_environment([
-            (
-                "PROXMOX_URL".to_owned(),
-                "https://pve.example.com:8006".to_owned(),
-            ),
-            ("PROXMOX_TOKEN".to_owned(), token),
-            ("PROXMOX_SECRET".to_owned(), secret),
-            // Nothing is verified in memory, and reading the system's roots takes long.
-            ("PROXMOX_INSECURE".to_owned(), "1".to_owned()),
-        ]);
-        let connector = Connector::new()
-            .with_own(settings.unwrap().unwrap())
-            .through(Arc::new(line));
+        let connector = connector(&token, &secret, line);
+        self.provide_through(client, connector, machines).await;
+    }
+
+    /// Runs the provider with any connector until it is dropped.
+    pub(crate) async fn provide_through<C, M>(&self, client: Client, connector: C, machines: M)
+    where
+        C: Connect<Session = Session>,
+        M: InfraMachine<Session = Session, Cluster = ProxmoxCluster>,
+    {
         let options = Options {
             clock: self.clock.clone(),
             ..Options::default()
@@ -118,6 +115,36 @@ impl Site {
         tokio::spawn(async move { ipam.give_addresses().await });
     }
 
+    /// The same with any connector.
+    pub(crate) fn start_through(&self, connector: impl Connect<Session = Session>) {
+        let (provider, ipam) = (self.clone(), self.clone());
+        tokio::spawn(async move {
+            let client = provider.server.client(PROVIDER);
+            provider.provide_through(client, connector, Machines).await;
+        });
+        tokio::spawn(async move { ipam.give_addresses().await });
+    }
+
+    /// Creates a namespace.
+    pub(crate) async fn create_namespace(&self, name: &str) {
+        let kind = ApiResource::from_gvk(&GroupVersionKind::gvk("", "v1", "Namespace"));
+        let namespace = DynamicObject::new(name, &kind);
+        let all = Api::<DynamicObject>::all_with(self.server.client("script"), &kind);
+        let params = PostParams::default();
+        all.create(&params, &namespace).await.unwrap();
+    }
+
+    /// Messages of the Events about an object, by reason.
+    pub(crate) fn events(&self, name: &str) -> Vec<(String, String)> {
+        let about = |event: &&Value| event["involvedObject"]["name"] == name;
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let events = self.server.objects("events");
+        let events = events.iter().filter(about);
+        events
+            .map(|event| (text(&event["reason"]), text(&event["message"])))
+            .collect()
+    }
+
     /// The infra machine of this name.
     pub(crate) fn machine(&self, name: &str) -> Option<Value> {
         self.server.object(MACHINES, NAMESPACE, name)
@@ -128,7 +155,12 @@ impl Site {
         let begun = Instant::now();
         while !is_so(self) {
             let machines = self.server.objects(MACHINES);
-            assert!(begun.elapsed() < LIMIT, "never {what}: {machines:#?}");
+            let states = machines.iter().map(|machine| {
+                let conditions = &machine["status"]["conditions"];
+                format!("{}: {conditions}", machine["metadata"]["name"])
+            });
+            let states: Vec<_> = states.collect();
+            assert!(begun.elapsed() < LIMIT, "never {what}: {states:#?}");
             tokio::time::sleep(ASKED_EVERY).await;
         }
     }
@@ -167,6 +199,22 @@ fn bare(mut object: Value) -> Value {
     object["metadata"] = json!({});
     object.as_object_mut().unwrap().remove("status");
     object
+}
+
+/// A connector with credentials of the process's own.
+pub(crate) fn connector(token: &str, secret: &str, line: impl Transport) -> Connector {
+    let variables = [
+        ("PROXMOX_URL", "https://pve.example.com:8006"),
+        ("PROXMOX_TOKEN", token),
+        ("PROXMOX_SECRET", secret),
+        // Nothing is verified in memory, and reading the system's roots takes long.
+        ("PROXMOX_INSECURE", "1"),
+    ];
+    let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let settings = Settings::of_environment(variables).unwrap();
+    Connector::new()
+        .with_own(settings.unwrap())
+        .through(Arc::new(line))
 }
 
 /// The way to the platform. Requests meet faults there.
@@ -215,12 +263,13 @@ fn refusal(injected: &Injected) -> Option<Response<Bytes>> {
 /// The objects of one cluster, as Cluster API core would have left them.
 #[derive(Clone)]
 pub(crate) struct Fleet {
-    script: Client,
+    pub(crate) script: Client,
+    namespace: String,
     cluster: Value,
 }
 
 /// The name of the Cluster and of its ProxmoxCluster.
-const FLEET: &str = "fleet";
+pub(crate) const FLEET: &str = "fleet";
 const CLUSTER_API: &str = "cluster.x-k8s.io/v1beta2";
 
 impl Fleet {
@@ -230,12 +279,17 @@ impl Fleet {
     }
 
     /// The same with an infra cluster of the test's own: `apiVersion`, `kind`, `spec`.
-    pub(crate) async fn create_like(site: &Site, mut infra: Value) -> Self {
+    pub(crate) async fn create_like(site: &Site, infra: Value) -> Self {
+        Self::create_in(site, NAMESPACE, infra).await
+    }
+
+    /// The same in any namespace.
+    pub(crate) async fn create_in(site: &Site, namespace: &str, mut infra: Value) -> Self {
         let script = site.server.client("script");
         let reference = json!({"apiGroup": api::GROUP, "kind": "ProxmoxCluster", "name": FLEET});
         let owner = json!({
             "apiVersion": CLUSTER_API, "kind": "Cluster",
-            "metadata": {"name": FLEET, "namespace": NAMESPACE},
+            "metadata": {"name": FLEET, "namespace": namespace},
             "spec": {"infrastructureRef": reference},
             "status": {"initialization": {
                 "infrastructureProvisioned": true, "controlPlaneInitialized": true,
@@ -243,6 +297,7 @@ impl Fleet {
         });
         let fleet = Self {
             cluster: create(&script, owner).await,
+            namespace: namespace.to_owned(),
             script,
         };
         infra["metadata"] = fleet.owned_by(&fleet.cluster, FLEET);
@@ -252,16 +307,22 @@ impl Fleet {
 
     /// Creates a machine, its gates open.
     pub(crate) async fn add(&self, name: &str) {
+        self.add_like(name, machine()).await;
+    }
+
+    /// The same with an infra machine of the test's own: `apiVersion`, `kind`, `spec`.
+    pub(crate) async fn add_like(&self, name: &str, mut infra: Value) {
+        let namespace = &self.namespace;
         let labels = json!({"cluster.x-k8s.io/cluster-name": FLEET});
         let secret = json!({
             "apiVersion": "v1", "kind": "Secret", "type": "cluster.x-k8s.io/secret",
-            "metadata": {"name": format!("{name}-bootstrap"), "namespace": NAMESPACE, "labels": labels},
+            "metadata": {"name": format!("{name}-bootstrap"), "namespace": namespace, "labels": labels},
             "stringData": {"value": "#cloud-config\n", "format": "cloud-config"},
         });
         create(&self.script, secret).await;
         let owner = json!({
             "apiVersion": CLUSTER_API, "kind": "Machine",
-            "metadata": {"name": name, "namespace": NAMESPACE, "labels": labels},
+            "metadata": {"name": name, "namespace": namespace, "labels": labels},
             "spec": {
                 "clusterName": FLEET, "version": "v1.36.0",
                 "bootstrap": {"dataSecretName": format!("{name}-bootstrap")},
@@ -271,14 +332,13 @@ impl Fleet {
             "status": {"initialization": {"bootstrapDataSecretCreated": true}},
         });
         let owner = create(&self.script, owner).await;
-        let mut infra = machine();
         infra["metadata"] = self.owned_by(&owner, name);
         create(&self.script, infra).await;
     }
 
     fn owned_by(&self, owner: &Value, name: &str) -> Value {
         json!({
-            "name": name, "namespace": NAMESPACE,
+            "name": name, "namespace": self.namespace,
             "labels": {"cluster.x-k8s.io/cluster-name": FLEET},
             "ownerReferences": [{
                 "apiVersion": CLUSTER_API, "kind": owner["kind"],
@@ -293,24 +353,45 @@ impl Fleet {
         let machine = json!({"apiVersion": CLUSTER_API, "kind": "Machine"});
         let node = json!({"status": {"nodeRef": {"name": name}}});
         let (params, patch) = (PatchParams::default(), Patch::Merge(node));
-        let machines = objects(&self.script, &machine);
+        let machines = objects_in(&self.script, &self.namespace, &machine);
         machines.patch_status(name, &params, &patch).await.unwrap();
     }
 
     /// Asks for the deletion of the infra machine.
     pub(crate) async fn delete(&self, name: &str) {
-        let machines = objects(&self.script, &machine());
+        let machines = objects_in(&self.script, &self.namespace, &machine());
         machines
             .delete(name, &DeleteParams::default())
             .await
             .unwrap();
+    }
+
+    /// Merges this into an object.
+    pub(crate) async fn patch(&self, kind: &str, name: &str, patch: Value) {
+        let of = match kind {
+            "Secret" => json!({"apiVersion": "v1", "kind": kind}),
+            _ => json!({"apiVersion": format!("{}/{}", api::GROUP, api::VERSION), "kind": kind}),
+        };
+        let all = objects_in(&self.script, &self.namespace, &of);
+        let (params, patch) = (PatchParams::default(), Patch::Merge(patch));
+        all.patch(name, &params, &patch).await.unwrap();
+    }
+
+    /// Creates a Secret of text.
+    pub(crate) async fn secret(&self, name: &str, text: Value) {
+        let secret = json!({
+            "apiVersion": "v1", "kind": "Secret",
+            "metadata": {"name": name, "namespace": self.namespace}, "stringData": text,
+        });
+        create(&self.script, secret).await;
     }
 }
 
 /// Creates an object with its status, and says what was stored.
 async fn create(client: &Client, mut object: Value) -> Value {
     let status = object.as_object_mut().unwrap().remove("status");
-    let api = objects(client, &object);
+    let namespace = object["metadata"]["namespace"].as_str().unwrap();
+    let api = objects_in(client, namespace, &object);
     let object = serde_json::from_value(object).unwrap();
     let mut stored = api.create(&PostParams::default(), &object).await.unwrap();
     if let Some(status) = status {
@@ -321,12 +402,12 @@ async fn create(client: &Client, mut object: Value) -> Value {
     serde_json::to_value(stored).unwrap()
 }
 
-/// The collection that an object is in.
-fn objects(client: &Client, of: &Value) -> Api<DynamicObject> {
+/// The collection of a namespace that an object is in.
+fn objects_in(client: &Client, namespace: &str, of: &Value) -> Api<DynamicObject> {
     let version = of["apiVersion"].as_str().unwrap();
     let (group, version) = version.split_once('/').unwrap_or(("", version));
     let kind = GroupVersionKind::gvk(group, version, of["kind"].as_str().unwrap());
-    Api::namespaced_with(client.clone(), NAMESPACE, &ApiResource::from_gvk(&kind))
+    Api::namespaced_with(client.clone(), namespace, &ApiResource::from_gvk(&kind))
 }
 
 /// Whether the contract's field says that the infrastructure is there.
