@@ -127,6 +127,12 @@ fn check_config(
             "{field}.gateway: {text:?} is not an {family} address"
         ));
     }
+    if u32::try_from(config.metric).is_err() {
+        let (metric, max) = (config.metric, u32::MAX);
+        problems.push(format!(
+            "{field}.metric: {metric} is not between 0 and {max}, as metrics of routes are"
+        ));
+    }
     if config.prefix > family.prefix_max() {
         let (prefix, max) = (config.prefix, family.prefix_max());
         problems.push(format!(

@@ -316,7 +316,7 @@ impl Guest {
             Some(config) => network::configure(config, &self.hardware.nics)?,
             None => network::fallback(&self.hardware.nics),
         };
-        self.print_network(now);
+        self.print_network("cloud-init", now);
         self.disk.network = Some(self.network.clone());
         Ok(())
     }
@@ -532,31 +532,12 @@ impl Guest {
         };
     }
 
-    fn print_network(&mut self, now: Duration) {
-        for interface in self.network.interfaces.clone() {
-            let addresses: Vec<String> = interface
-                .addresses
-                .iter()
-                .map(ToString::to_string)
-                .collect();
-            let shown = if addresses.is_empty() {
-                "no address".to_owned()
-            } else {
-                addresses.join(" ")
-            };
-            let link = self
-                .hardware
-                .nics
-                .iter()
-                .any(|nic| nic.mac == interface.mac && nic.link);
-            let carrier = if link { "" } else { " NO-CARRIER" };
-            self.print(
-                now,
-                &format!(
-                    "cloud-init: {} {} {shown}{carrier}",
-                    interface.name, interface.mac
-                ),
-            );
+    fn print_network(&mut self, who: &str, now: Duration) {
+        for line in self.network.lines(&self.hardware.nics) {
+            self.print(now, &format!("{who}: {line}"));
+        }
+        for warning in self.network.warnings.clone() {
+            self.print(now, &format!("{who}: WARNING: {warning}"));
         }
     }
 

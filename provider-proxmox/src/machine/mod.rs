@@ -163,21 +163,7 @@ impl InfraMachine for Machines {
     }
 
     fn unsupported(&self, object: &ProxmoxMachine, cluster: &ProxmoxCluster) -> Vec<String> {
-        let spec = &object.spec;
-        let mut all: Vec<String> = network::unsupported(spec)
-            .into_iter()
-            .map(|field| format!("{field}: not supported yet; leave it out"))
-            .collect();
-        if cluster.spec.zone(spec.network.zone()).is_none() {
-            all.push(format!(
-                "spec.network.zone: the cluster has no zone {}; add it to spec.zoneConfig of the \
-                 ProxmoxCluster",
-                spec.network.zone()
-            ));
-        }
-        if let Err(error) = network::check(&spec.network) {
-            all.push(error.to_string());
-        }
-        all
+        let checked = network::check(&object.spec.network, &cluster.spec);
+        checked.err().iter().map(ToString::to_string).collect()
     }
 }

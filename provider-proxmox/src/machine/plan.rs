@@ -182,7 +182,7 @@ fn prepare(
     seen: &Seen,
     config: &Config,
 ) -> Result<Next, MachineError> {
-    network::check(&scope.object.spec.network)?;
+    network::check(&scope.object.spec.network, &scope.cluster.spec)?;
     if let Some(step) = resize(scope, seen, config) {
         return Ok(step);
     }
@@ -292,7 +292,7 @@ fn upload(
         .iter()
         .filter_map(|(name, device)| Some((name.clone(), device.mac()?.to_owned())))
         .collect();
-    let interfaces = network::interfaces(
+    let network = network::guest(
         &scope.object.spec.network,
         &scope.cluster.spec,
         &requests(scope)?,
@@ -314,7 +314,7 @@ fn upload(
     Ok(Plan::Apply(MachineStep::UploadSeed {
         place,
         meta_data,
-        interfaces,
+        network,
     }))
 }
 
@@ -627,7 +627,7 @@ mod tests {
         scope.object.spec.network.network_devices.push(second);
         let config = cloned(&[("scsi0", "x:y,size=20G")]);
         let bare = seen(Phase::Bare, Power::Stopped, config.clone());
-        let MachineStep::UploadSeed { interfaces, .. } = step(plan(&scope, &claim(), Some(&bare)))
+        let MachineStep::UploadSeed { network, .. } = step(plan(&scope, &claim(), Some(&bare)))
         else {
             panic!("no upload");
         };
@@ -639,8 +639,8 @@ mod tests {
             .unwrap()
             .to_lowercase();
         assert!(mac.starts_with("02:"), "{mac}");
-        assert_eq!(interfaces[1].mac, mac);
-        assert_eq!(interfaces[0].mac, "bc:24:11:00:00:01");
+        assert_eq!(network.interfaces[1].mac, mac);
+        assert_eq!(network.interfaces[0].mac, "bc:24:11:00:00:01");
     }
 
     #[test]

@@ -14,7 +14,7 @@ use super::claim::{MachineClaim, SeedPlace, TemplateRef};
 use super::error::MachineError;
 use super::observe;
 use super::watch::Awaited;
-use crate::network::Interface;
+use crate::network::GuestNetwork;
 use crate::pve::{CloneRequest, Image, LIFETIME_OF_A_REQUEST, Power, Quick, Refusal, Upid};
 use crate::seed::{MetaData, Seed};
 use crate::session::Session;
@@ -52,7 +52,7 @@ pub enum MachineStep {
         /// Who the machine is.
         meta_data: MetaData,
         /// Its network.
-        interfaces: Vec<Interface>,
+        network: GuestNetwork,
     },
     /// Sets size, network, mark, tags, protection, and attaches the seed.
     Configure(Change),
@@ -177,8 +177,8 @@ pub(super) async fn apply(
         MachineStep::UploadSeed {
             place,
             meta_data,
-            interfaces,
-        } => upload(on, claim, place, meta_data, interfaces, supply).await,
+            network,
+        } => upload(on, claim, place, meta_data, network, supply).await,
         MachineStep::Configure(change)
         | MachineStep::DetachSeed(change)
         | MachineStep::Seal(change)
@@ -264,11 +264,11 @@ async fn upload(
     claim: &MachineClaim,
     place: &SeedPlace,
     meta_data: &MetaData,
-    interfaces: &[Interface],
+    network: &GuestNetwork,
     supply: Supply<'_>,
 ) -> Result<Receipt, MachineError> {
     let bootstrap = supply.bootstrap.ok_or(MachineError::Stale)?;
-    let image = Seed::new(bootstrap, meta_data, interfaces)?.image()?;
+    let image = Seed::new(bootstrap, meta_data, network)?.image()?;
     let image = Image {
         name: &place.file,
         bytes: &image,

@@ -21,7 +21,7 @@ pub use image::{ImageError, LABEL, image};
 pub use metadata::MetaData;
 pub use userdata::{UserDataError, check};
 
-use crate::network::Interface;
+use crate::network::GuestNetwork;
 
 /// What the first boot of a machine reads. `Debug` does not show the user data, which holds join
 /// tokens and keys.
@@ -59,13 +59,13 @@ impl Seed {
     pub fn new(
         bootstrap: &capi_contract::Bootstrap,
         meta_data: &MetaData,
-        interfaces: &[Interface],
+        guest: &GuestNetwork,
     ) -> Result<Self, SeedError> {
         check(bootstrap)?;
         Ok(Self {
             user_data: bootstrap.bytes().to_vec(),
             meta_data: yaml("meta-data", meta_data)?,
-            network_config: yaml("network-config", &network::Config::new(interfaces))?,
+            network_config: yaml("network-config", &network::Config::new(guest))?,
         })
     }
 
@@ -113,7 +113,7 @@ mod tests {
     use capi_contract::{Bootstrap, Format};
 
     use super::*;
-    use crate::network::{GuestRoute, GuestRule};
+    use crate::network::{GuestRoute, GuestRule, Interface, Vrf};
 
     const USER_DATA: &[u8] = b"## template: jinja\n#cloud-config\nruncmd: [secret-token]\n";
 
@@ -135,8 +135,8 @@ mod tests {
         }
     }
 
-    fn interfaces() -> Vec<Interface> {
-        vec![
+    fn guest() -> GuestNetwork {
+        let interfaces = vec![
             Interface {
                 name: "eth0".into(),
                 mac: "bc:24:11:00:00:00".into(),
@@ -146,6 +146,7 @@ mod tests {
                 ],
                 mtu: Some(1400),
                 name_servers: vec!["10.0.0.2".into(), "fd00::2".into()],
+                vrf: None,
                 routes: vec![
                     route("0.0.0.0/0", "10.0.0.1", Some(100), None),
                     route("::/0", "fd00::1", Some(100), None),
@@ -164,15 +165,32 @@ mod tests {
                 addresses: Vec::new(),
                 mtu: None,
                 name_servers: Vec::new(),
+                vrf: Some("vrf-red".into()),
                 routes: Vec::new(),
                 rules: Vec::new(),
             },
-        ]
+        ];
+        let red = Vrf {
+            name: "vrf-red".into(),
+            table: 500,
+            interfaces: vec!["eth1".into()],
+            routes: vec![route("0.0.0.0/0", "10.5.0.1", None, Some(500))],
+            rules: vec![GuestRule {
+                to: Some("10.5.0.0/16".into()),
+                from: None,
+                table: Some(500),
+                priority: Some(1),
+            }],
+        };
+        GuestNetwork {
+            interfaces,
+            vrfs: vec![red],
+        }
     }
 
     fn seed() -> Seed {
         let bootstrap = Bootstrap::new(Format::CloudConfig, USER_DATA);
-        Seed::new(&bootstrap, &meta_data(), &interfaces()).unwrap()
+        Seed::new(&bootstrap, &meta_data(), &guest()).unwrap()
     }
 
     #[test]
@@ -258,6 +276,19 @@ ethernets:
     set-name: eth1
     dhcp4: false
     dhcp6: false
+vrfs:
+  vrf-red:
+    table: 500
+    interfaces:
+    - eth1
+    routes:
+    - to: 0.0.0.0/0
+      via: "10.5.0.1"
+      table: 500
+    routing-policy:
+    - to: 10.5.0.0/16
+      table: 500
+      priority: 1
 "#;
         let seed = seed();
         assert_eq!(seed.network_config(), expected);
@@ -278,7 +309,7 @@ ethernets:
             ..meta_data()
         };
         let bootstrap = Bootstrap::new(Format::CloudConfig, USER_DATA);
-        let other = Seed::new(&bootstrap, &other, &interfaces()).unwrap();
+        let other = Seed::new(&bootstrap, &other, &guest()).unwrap();
         assert_ne!(image, other.image().unwrap());
     }
 

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::network::{GuestRoute, GuestRule, Interface};
+use crate::network::{GuestNetwork, GuestRoute, GuestRule, Interface, Vrf};
 
 /// The file.
 #[derive(Serialize)]
@@ -16,6 +16,8 @@ pub(super) struct Config<'a> {
     version: u8,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     ethernets: BTreeMap<&'a str, Ethernet<'a>>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    vrfs: BTreeMap<&'a str, VrfEntry<'a>>,
 }
 
 #[derive(Serialize)]
@@ -31,6 +33,17 @@ struct Ethernet<'a> {
     mtu: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     nameservers: Option<NameServers<'a>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    routes: Vec<RouteEntry<'a>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    routing_policy: Vec<RuleEntry<'a>>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct VrfEntry<'a> {
+    table: u32,
+    interfaces: &'a [String],
     #[serde(skip_serializing_if = "Vec::is_empty")]
     routes: Vec<RouteEntry<'a>>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -71,12 +84,25 @@ struct RuleEntry<'a> {
 }
 
 impl<'a> Config<'a> {
-    pub(super) fn new(interfaces: &'a [Interface]) -> Self {
-        let entry = |interface: &'a Interface| (interface.name.as_str(), ethernet(interface));
+    pub(super) fn new(network: &'a GuestNetwork) -> Self {
+        let ethernets = network.interfaces.iter();
+        let vrfs = network.vrfs.iter();
         Self {
             version: 2,
-            ethernets: interfaces.iter().map(entry).collect(),
+            ethernets: ethernets
+                .map(|interface| (interface.name.as_str(), ethernet(interface)))
+                .collect(),
+            vrfs: vrfs.map(|vrf| (vrf.name.as_str(), entry(vrf))).collect(),
         }
+    }
+}
+
+fn entry(vrf: &Vrf) -> VrfEntry<'_> {
+    VrfEntry {
+        table: vrf.table,
+        interfaces: &vrf.interfaces,
+        routes: vrf.routes.iter().map(route).collect(),
+        routing_policy: vrf.rules.iter().map(rule).collect(),
     }
 }
 

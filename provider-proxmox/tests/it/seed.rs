@@ -70,8 +70,7 @@ fn image() -> Vec<u8> {
         .zip(MACS)
         .map(|(number, mac)| (format!("net{number}"), mac.to_owned()))
         .collect();
-    let interfaces =
-        network::interfaces(wanted, &cluster.spec, &requests, &addresses, &macs).unwrap();
+    let guest = network::guest(wanted, &cluster.spec, &requests, &addresses, &macs).unwrap();
     let meta_data = MetaData {
         instance_id: UUID.to_owned(),
         hostname: "demo-1".to_owned(),
@@ -81,7 +80,7 @@ fn image() -> Vec<u8> {
     let user_data = "## template: jinja\n#cloud-config\nwrite_files:\n- path: /etc/identity\n  \
                      content: 'proxmox://{{ ds.meta_data.instance_id }}'\n";
     let bootstrap = Bootstrap::new(Format::CloudConfig, user_data);
-    Seed::new(&bootstrap, &meta_data, &interfaces)
+    Seed::new(&bootstrap, &meta_data, &guest)
         .unwrap()
         .image()
         .unwrap()

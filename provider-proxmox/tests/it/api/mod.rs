@@ -48,17 +48,19 @@ pub(crate) fn admit(object: &Value) -> Value {
         object["metadata"]["name"]
     );
     schema.fill_defaults(&mut admitted);
-    let errors: Vec<String> = schema
-        .validate(&admitted, None)
-        .iter()
-        .map(ToString::to_string)
-        .collect();
+    let errors = refusals(&admitted);
     assert!(
         errors.is_empty(),
         "{}: {errors:#?}",
         object["metadata"]["name"]
     );
     admitted
+}
+
+/// What a server would refuse of an object.
+pub(crate) fn refusals(object: &Value) -> Vec<String> {
+    let errors = schema_of(object).validate(object, None);
+    errors.iter().map(ToString::to_string).collect()
 }
 
 /// Decodes and encodes an object with the type of its kind.

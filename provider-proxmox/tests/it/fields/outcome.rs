@@ -149,7 +149,11 @@ pub(crate) async fn effect_on(
     let (without, with) = (without.outcome().await, with.outcome().await);
     let gone = without.difference(&with).map(|line| format!("- {line}"));
     let new = with.difference(&without).map(|line| format!("+ {line}"));
-    gone.chain(new).collect()
+    let all: Vec<String> = gone.chain(new).collect();
+    // Of what is refused there is nothing else to be seen.
+    let is_refusal = |line: &&String| line.contains("refused: ");
+    let refusals: Vec<String> = all.iter().filter(is_refusal).cloned().collect();
+    if refusals.is_empty() { all } else { refusals }
 }
 
 /// A worker's bootstrap data as the kubeadm bootstrap provider writes it.
@@ -298,12 +302,11 @@ fn vm(platform: &Platform, life: &Life) -> Vec<String> {
         }
     }
     let console = platform.console(life.vmid());
-    let without_time = |line: &String| line.split_once("] ").unwrap().1.to_owned();
-    lines.extend(
-        console
-            .iter()
-            .map(|line| format!("console: {}", without_time(line))),
-    );
+    lines.extend(console.iter().map(|line| {
+        let line = line.split_once("] ").unwrap().1;
+        let network = line.strip_prefix("cloud-init: ");
+        format!("guest: {}", network.unwrap_or(line))
+    }));
     lines
 }
 
