@@ -1,0 +1,267 @@
+//! Programs that are Go modules: built once per version, kept in the user's cache directory.
+
+use std::{
+    env,
+    fs::{self, File},
+    io,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use sha2::{Digest, Sha256};
+
+/// Names the directory of built programs, instead of the user's cache directory.
+pub const CACHE_VARIABLE: &str = "CAPI_RS_TOOLS";
+/// Bytes of the digest in a cache directory's name; a clash needs two modules of the same version.
+const KEY_BYTES: usize = 6;
+
+/// A program that a module below `e2e/tools/` pins as a tool dependency.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Tool {
+    /// Name of the program, and of the module's directory below `tools/`.
+    pub name: &'static str,
+    /// The main package.
+    pub package: &'static str,
+    /// The required module whose version is the program's.
+    pub module: &'static str,
+    /// The package with the variables `gitVersion`, `gitMajor` and `gitMinor`, where the program has
+    /// such. Unstamped, Kubernetes' programs say they are `v0.0.0-master`, and others refuse them.
+    pub stamp: Option<&'static str>,
+}
+
+/// The command line client of Kubernetes.
+pub const KUBECTL: Tool = Tool {
+    name: "kubectl",
+    package: "k8s.io/kubernetes/cmd/kubectl",
+    module: "k8s.io/kubernetes",
+    stamp: Some("k8s.io/component-base/version"),
+};
+
+/// Why a program could not be built.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ToolError {
+    /// There is no Go toolchain.
+    #[error("run `go`, which builds {tool}; install Go, or put it on the path")]
+    NoGo {
+        /// The program wanted.
+        tool: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Neither a home nor a cache directory is set.
+    #[error("find a cache directory: set {CACHE_VARIABLE} to one")]
+    NoCache,
+    /// The module does not say which version it pins.
+    #[error("find the version of {module} in {path}")]
+    NoVersion {
+        /// The module looked for.
+        module: &'static str,
+        /// The `go.mod` read.
+        path: PathBuf,
+    },
+    /// A file or directory could not be read or written.
+    #[error("{attempt} {path}")]
+    File {
+        /// What was attempted.
+        attempt: &'static str,
+        /// On which path.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The build failed.
+    #[error("build {tool}: {output}")]
+    Build {
+        /// The program.
+        tool: &'static str,
+        /// What Go said, its last lines.
+        output: String,
+    },
+}
+
+impl ToolError {
+    /// Whether the machine lacks Go; everything else is a fault.
+    #[must_use]
+    pub fn is_go_missing(&self) -> bool {
+        matches!(self, Self::NoGo { .. })
+    }
+}
+
+impl Tool {
+    /// The directory of the module.
+    fn directory(&self) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("tools")
+            .join(self.name)
+    }
+
+    /// The version that the module pins, such as `v1.36.3`.
+    ///
+    /// # Errors
+    ///
+    /// The module cannot be read or does not require [`Tool::module`].
+    pub fn version(&self) -> Result<String, ToolError> {
+        let path = self.directory().join("go.mod");
+        let version = required_version(&read(&path)?, self.module);
+        version.ok_or(ToolError::NoVersion {
+            module: self.module,
+            path,
+        })
+    }
+
+    /// The program: from the cache, or built into it, which takes minutes and needs Go and the
+    /// modules. Processes that ask at the same time build once.
+    ///
+    /// # Errors
+    ///
+    /// No Go, no cache directory, or a build that failed.
+    pub fn build(&self) -> Result<PathBuf, ToolError> {
+        let version = self.version()?;
+        let cached = cache()?.join(format!("{}-{version}-{}", self.name, self.key()?));
+        let program = cached.join(self.name);
+        if program.exists() {
+            return Ok(program);
+        }
+        let failed = |attempt, path: &Path| {
+            let path = path.to_owned();
+            move |source| ToolError::File {
+                attempt,
+                path,
+                source,
+            }
+        };
+        fs::create_dir_all(&cached).map_err(failed("create", &cached))?;
+        let lock_path = cached.join("lock");
+        let lock = File::create(&lock_path).map_err(failed("create", &lock_path))?;
+        lock.lock().map_err(failed("lock", &lock_path))?;
+        if program.exists() {
+            return Ok(program);
+        }
+        // A build that is cut off must not leave half a program under the final name.
+        let partial = cached.join(format!("{}.partial", self.name));
+        self.compile(&version, &partial)?;
+        fs::rename(&partial, &program).map_err(failed("rename", &partial))?;
+        Ok(program)
+    }
+
+    /// What else than the version the program depends on.
+    fn key(&self) -> Result<String, ToolError> {
+        let mut digest = Sha256::new();
+        for file in ["go.mod", "go.sum"] {
+            digest.update(read(&self.directory().join(file))?);
+        }
+        let digest: [u8; 32] = digest.finalize().into();
+        let bytes = digest.iter().take(KEY_BYTES);
+        Ok(bytes.map(|byte| format!("{byte:02x}")).collect())
+    }
+
+    fn compile(&self, version: &str, to: &Path) -> Result<(), ToolError> {
+        let output = Command::new("go")
+            .current_dir(self.directory())
+            .args(["build", "-mod=readonly", "-trimpath", "-buildvcs=false"])
+            .arg(format!("-ldflags={}", link_flags(self.stamp, version)))
+            .arg("-o")
+            .arg(to)
+            .arg(self.package)
+            .output()
+            .map_err(|source| ToolError::NoGo {
+                tool: self.name,
+                source,
+            })?;
+        if output.status.success() {
+            return Ok(());
+        }
+        Err(ToolError::Build {
+            tool: self.name,
+            output: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+        })
+    }
+}
+
+/// The version of a direct or replaced requirement in a `go.mod`.
+fn required_version(text: &str, module: &str) -> Option<String> {
+    text.lines().find_map(|line| {
+        let line = line.trim();
+        let mut words = line
+            .strip_prefix("require ")
+            .unwrap_or(line)
+            .split_whitespace();
+        let found = words.next() == Some(module);
+        words
+            .next()
+            .filter(|version| found && version.starts_with('v'))
+            .map(str::to_owned)
+    })
+}
+
+/// Without symbol table; with the version where the program looks for it.
+fn link_flags(stamp: Option<&str>, version: &str) -> String {
+    let mut flags = "-s -w".to_owned();
+    let Some(package) = stamp else { return flags };
+    let mut numbers = version.trim_start_matches('v').split('.');
+    let variables = [
+        ("gitVersion", Some(version)),
+        ("gitMajor", numbers.next()),
+        ("gitMinor", numbers.next()),
+    ];
+    for (variable, value) in variables {
+        if let Some(value) = value {
+            flags += &format!(" -X {package}.{variable}={value}");
+        }
+    }
+    flags
+}
+
+fn read(path: &Path) -> Result<String, ToolError> {
+    fs::read_to_string(path).map_err(|source| ToolError::File {
+        attempt: "read",
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// `cargo clean` is no reason to build for minutes, so the programs are kept beside what Go caches.
+fn cache() -> Result<PathBuf, ToolError> {
+    let set = |name: &str| env::var_os(name).filter(|value| !value.is_empty());
+    if let Some(directory) = set(CACHE_VARIABLE) {
+        return Ok(directory.into());
+    }
+    let base = set("XDG_CACHE_HOME")
+        .map(PathBuf::from)
+        .or_else(|| Some(PathBuf::from(set("HOME")?).join(".cache")));
+    Ok(base
+        .ok_or(ToolError::NoCache)?
+        .join("capi-rs")
+        .join("tools"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_module_says_which_version_is_built() {
+        assert_eq!(KUBECTL.version().expect("the module is there"), "v1.36.3");
+        let table = [
+            ("require a/b v1.2.3", Some("v1.2.3")),
+            ("require (\n\ta/b v1.2.3 // indirect\n)", Some("v1.2.3")),
+            ("replace a/b => c/d v4.5.6", None),
+            ("require a/bc v1.2.3", None),
+        ];
+        for (text, expected) in table {
+            assert_eq!(required_version(text, "a/b").as_deref(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn stamps_carry_the_version_in_three_variables() {
+        assert_eq!(
+            link_flags(Some("p/version"), "v1.36.3"),
+            "-s -w -X p/version.gitVersion=v1.36.3 -X p/version.gitMajor=1 \
+             -X p/version.gitMinor=36"
+        );
+        assert_eq!(link_flags(None, "v3.6.14"), "-s -w");
+    }
+}

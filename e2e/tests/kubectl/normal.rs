@@ -1,0 +1,51 @@
+//! What differs from run to run, made the same: times, ages, uids, versions, addresses.
+
+use std::sync::LazyLock;
+
+use regex::{Captures, Regex};
+
+fn pattern(text: &str) -> Regex {
+    Regex::new(text).expect("the patterns of this module are valid")
+}
+
+/// What is replaced, and by what; in this order.
+static REPLACED: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
+    [
+        (
+            r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}",
+            "<uid>",
+        ),
+        (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", "<time>"),
+        (
+            r"[A-Z][a-z]{2}, \d\d [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d \+0000",
+            "<time>",
+        ),
+        (r#"(resourceVersion"?: ?)"\d+""#, "$1<version>"),
+        (r"(Resource Version: +)\d+", "$1<version>"),
+        (r"/(LIVE|MERGED)-\d+", "/$1"),
+        (r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+ \+0000", "<time>"),
+        (r"127\.0\.0\.1:\d+", "<address>"),
+    ]
+    .map(|(text, by)| (pattern(text), by))
+    .into()
+});
+
+/// An age in a table or a description. All are below 100 seconds here, and so take the same width
+/// with their padding; it is kept, so that columns are seen to be aligned.
+static AGE: LazyLock<Regex> = LazyLock::new(|| pattern(r"(^| )(\d{1,2}s)( +|$)"));
+
+/// `text` without what differs from run to run.
+pub(crate) fn normal(text: &str) -> String {
+    let mut text = text.to_owned();
+    for (found, by) in REPLACED.iter() {
+        text = found.replace_all(&text, *by).into_owned();
+    }
+    let lines = text.lines().map(|line| {
+        let line = AGE.replace_all(line, |age: &Captures<'_>| {
+            let width = age[2].len() + age[3].len();
+            format!("{}{:width$}", &age[1], "0s")
+        });
+        format!("{}\n", line.trim_end())
+    });
+    lines.collect()
+}

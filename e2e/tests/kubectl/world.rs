@@ -1,0 +1,128 @@
+//! What the user of a transcript finds: a management cluster with the kinds of Cluster API and of the
+//! Proxmox VE provider, the objects of `state/`, and nobody who acts on them, so that all that happens
+//! is what is typed.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use capi_testkit::{
+    apiserver::{ApiServer, TlsFace},
+    crds,
+};
+use kube::{
+    Api, Client,
+    api::{DynamicObject, Patch, PatchParams, PostParams},
+    core::GroupVersionKind,
+    discovery::ApiResource,
+};
+use serde_json::{Value, json};
+use tokio::runtime::Runtime;
+
+/// The objects, owners before what they own.
+const STATE: &str = include_str!("state/cluster.yaml");
+
+/// A served management cluster.
+pub(crate) struct World {
+    kubeconfig: String,
+    face: Option<TlsFace>,
+    runtime: Runtime,
+}
+
+impl World {
+    /// A server for the transcript of this name.
+    pub(crate) fn start(_transcript: &str) -> Self {
+        let runtime = Runtime::new().expect("threads can be started");
+        let (kubeconfig, face) = runtime.block_on(async {
+            let server = server();
+            populate(&server.client("core")).await;
+            let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+            let face = server.serve_tls(address).await.expect("a free port");
+            let kubeconfig = face.kubeconfig("admin", &["system:masters"]);
+            (kubeconfig.expect("a certificate"), face)
+        });
+        Self {
+            kubeconfig,
+            face: Some(face),
+            runtime,
+        }
+    }
+
+    /// A kubeconfig with all rights.
+    pub(crate) fn kubeconfig(&self) -> &str {
+        &self.kubeconfig
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if let Some(face) = self.face.take() {
+            self.runtime.block_on(face.stop());
+        }
+    }
+}
+
+fn server() -> ApiServer {
+    let server = ApiServer::builder().seed(1).build();
+    let published = server.install_crds(crds::all());
+    published.expect("published definitions are valid");
+    let ours = server.install_crds(provider_proxmox::api::crds());
+    ours.expect("our definitions are valid");
+    server
+}
+
+async fn populate(client: &Client) {
+    let documents: Vec<Value> = serde_saphyr::from_multiple(STATE).expect("the state is YAML");
+    for mut document in documents {
+        fill_uids(client, &mut document).await;
+        fill_times(&mut document);
+        let api = api(client, &document["apiVersion"], &document["kind"]);
+        let status = document
+            .as_object_mut()
+            .and_then(|map| map.remove("status"));
+        let object: DynamicObject = serde_json::from_value(document).expect("this is an object");
+        let name = object.metadata.name.clone().expect("all have names");
+        let created = api.create(&PostParams::default(), &object).await;
+        created.unwrap_or_else(|error| panic!("create {name}: {error}"));
+        if let Some(status) = status {
+            let patch = Patch::Merge(json!({"status": status}));
+            let patched = api
+                .patch_status(&name, &PatchParams::default(), &patch)
+                .await;
+            patched.unwrap_or_else(|error| panic!("patch the status of {name}: {error}"));
+        }
+    }
+}
+
+/// Uids are made by the server: references to owners, and of events, get them from there.
+async fn fill_uids(client: &Client, document: &mut Value) {
+    let is_event = document["involvedObject"].is_object();
+    let references: Vec<&mut Value> = if is_event {
+        document.get_mut("involvedObject").into_iter().collect()
+    } else {
+        let owners = document.pointer_mut("/metadata/ownerReferences");
+        let owners = owners.and_then(Value::as_array_mut);
+        owners.into_iter().flatten().collect()
+    };
+    for reference in references {
+        let api = api(client, &reference["apiVersion"], &reference["kind"]);
+        let name = reference["name"].as_str().expect("references have names");
+        let object = api.get(name).await.expect("owners come first");
+        reference["uid"] = json!(object.metadata.uid);
+    }
+}
+
+/// Events are as young as everything else, so that their ages are as wide.
+fn fill_times(document: &mut Value) {
+    if document["involvedObject"].is_object() {
+        for field in ["firstTimestamp", "lastTimestamp"] {
+            document[field] = json!(jiff::Timestamp::now().round(jiff::Unit::Second).ok());
+        }
+    }
+}
+
+fn api(client: &Client, api_version: &Value, kind: &Value) -> Api<DynamicObject> {
+    let text = |value: &Value| value.as_str().expect("this is text").to_owned();
+    let api_version = text(api_version);
+    let (group, version) = api_version.split_once('/').unwrap_or(("", &api_version));
+    let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, &text(kind)));
+    Api::default_namespaced_with(client.clone(), &resource)
+}
