@@ -1,4 +1,4 @@
-//! Who may come in over TLS: the server's own certificate authority, its users and their tokens.
+//! Who may come in over TLS: the server's own certificate authority, and the certificates of its users.
 
 use std::{
     collections::HashMap,
@@ -13,7 +13,7 @@ use rcgen::{
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use sha2::{Digest, Sha256};
 
-use super::serve::Caller;
+use super::{User, serve::Caller};
 
 /// A certificate authority (EC P-256) and everyone it knows.
 pub(super) struct Authority {
@@ -21,8 +21,6 @@ pub(super) struct Authority {
     issuer: Issuer<'static, KeyPair>,
     /// By SHA-256 of the client certificate.
     certificates: Mutex<HashMap<[u8; 32], Caller>>,
-    /// By SHA-256 of the token, so that the server holds no token itself.
-    tokens: Mutex<HashMap<[u8; 32], Caller>>,
 }
 
 /// A certificate and its key, as PEM.
@@ -43,7 +41,6 @@ impl Authority {
             certificate,
             issuer: Issuer::new(params, key),
             certificates: Mutex::default(),
-            tokens: Mutex::default(),
         })
     }
 
@@ -80,64 +77,34 @@ impl Authority {
     }
 
     /// A new client certificate for a user.
-    pub(super) fn admit_certificate(
-        &self,
-        user: &str,
-        groups: &[&str],
-    ) -> Result<Credentials, rcgen::Error> {
+    pub(super) fn admit_certificate(&self, user: &User) -> Result<Credentials, rcgen::Error> {
         let key = KeyPair::generate()?;
         let mut params = CertificateParams::default();
-        params.distinguished_name = subject(user, groups);
+        params.distinguished_name = subject(user.name(), user.groups());
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         params.use_authority_key_identifier_extension = true;
         let certificate = params.signed_by(&key, &self.issuer)?;
         let digest = Sha256::digest(certificate.der()).into();
         self.certificates
             .lock()
-            .insert(digest, caller(user, groups));
+            .insert(digest, user.caller(user.name()));
         Ok(Credentials {
             certificate: certificate.pem(),
             key: key.serialize_pem(),
         })
     }
 
-    /// A new bearer token for a user.
-    pub(super) fn admit_token(&self, user: &str, groups: &[&str]) -> String {
-        let token = format!(
-            "{}{}",
-            uuid::Uuid::new_v4().simple(),
-            uuid::Uuid::new_v4().simple()
-        );
-        let digest = Sha256::digest(&token).into();
-        self.tokens.lock().insert(digest, caller(user, groups));
-        token
-    }
-
     pub(super) fn by_certificate(&self, certificate: &[u8]) -> Option<Caller> {
         let digest: [u8; 32] = Sha256::digest(certificate).into();
         self.certificates.lock().get(&digest).cloned()
     }
-
-    pub(super) fn by_token(&self, token: &str) -> Option<Caller> {
-        let digest: [u8; 32] = Sha256::digest(token).into();
-        self.tokens.lock().get(&digest).cloned()
-    }
-}
-
-fn caller(user: &str, groups: &[&str]) -> Caller {
-    let groups = groups.iter().copied().chain(["system:authenticated"]);
-    Caller {
-        actor: user.to_owned(),
-        user: user.to_owned(),
-        groups: groups.map(str::to_owned).collect(),
-    }
 }
 
 /// User names are common names, groups organizations.
-fn subject(user: &str, groups: &[&str]) -> DistinguishedName {
+fn subject(user: &str, groups: &[String]) -> DistinguishedName {
     let mut name = DistinguishedName::new();
     for group in groups {
-        name.push(DnType::OrganizationName, *group);
+        name.push(DnType::OrganizationName, group.as_str());
     }
     name.push(DnType::CommonName, user);
     name

@@ -29,6 +29,8 @@ const VERBS: [&str; 8] = [
     "update",
     "watch",
 ];
+/// Group of what the subresource `token` takes.
+const TOKEN_GROUP: &str = "authentication.k8s.io";
 const SUBRESOURCE_VERBS: [&str; 3] = ["get", "patch", "update"];
 
 impl ApiServer {
@@ -218,6 +220,17 @@ fn plain(resource: &Arc<Resource>) -> Vec<Value> {
             "verbs": SUBRESOURCE_VERBS,
         }));
     }
+    if issues_tokens(resource) {
+        entries.push(json!({
+            "name": format!("{}/token", resource.plural),
+            "singularName": "",
+            "namespaced": resource.namespaced,
+            "group": TOKEN_GROUP,
+            "version": "v1",
+            "kind": "TokenRequest",
+            "verbs": ["create"],
+        }));
+    }
     if resource.scale.is_some() {
         entries.push(json!({
             "name": format!("{}/scale", resource.plural),
@@ -230,6 +243,10 @@ fn plain(resource: &Arc<Resource>) -> Vec<Value> {
         }));
     }
     entries
+}
+
+fn issues_tokens(resource: &Resource) -> bool {
+    !resource.is_custom() && resource.kind == "ServiceAccount"
 }
 
 /// `APIGroupDiscoveryList`, of the core group or of all others.
@@ -286,6 +303,13 @@ fn aggregated(resource: &Arc<Resource>) -> Value {
             "subresource": "scale",
             "responseKind": kind("autoscaling", "v1", "Scale"),
             "verbs": SUBRESOURCE_VERBS,
+        }));
+    }
+    if issues_tokens(resource) {
+        subresources.push(json!({
+            "subresource": "token",
+            "responseKind": kind(TOKEN_GROUP, "v1", "TokenRequest"),
+            "verbs": ["create"],
         }));
     }
     let mut entry = json!({

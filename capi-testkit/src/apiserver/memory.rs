@@ -8,22 +8,20 @@ use kube::client::Body;
 use tower::service_fn;
 
 use super::{
-    ApiServer,
+    ApiServer, User,
+    access::MASTERS,
     serve::{AnswerBody, BODY_BYTES_MAX, Caller, refusal},
     status::StatusError,
 };
 
-/// A client that records its requests under `actor`.
+/// A client with all rights that records its requests under `actor`.
 pub(super) fn client(server: &ApiServer, actor: &str) -> kube::Client {
+    client_as(server, User::new(actor).in_group(MASTERS).caller(actor))
+}
+
+/// A client whose requests are from `caller`.
+pub(super) fn client_as(server: &ApiServer, caller: Caller) -> kube::Client {
     let server = server.clone();
-    let caller = Caller {
-        actor: actor.to_owned(),
-        user: actor.to_owned(),
-        groups: vec![
-            "system:masters".to_owned(),
-            "system:authenticated".to_owned(),
-        ],
-    };
     let service = service_fn(move |request: Request<Body>| {
         let (server, caller) = (server.clone(), caller.clone());
         async move { Ok::<_, Infallible>(answer(&server, caller, request).await) }

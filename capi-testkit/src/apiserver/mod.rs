@@ -13,6 +13,8 @@
 //! The server lives on the tokio runtime of its requests: owner collection and namespace deletion
 //! run as a task there, as the real controller manager does beside the real server.
 
+mod access;
+mod account;
 mod audit;
 mod authority;
 mod builtin;
@@ -33,6 +35,7 @@ mod openapi;
 mod output;
 mod patch;
 mod protobuf;
+mod rbac;
 mod read;
 mod request;
 mod review;
@@ -55,11 +58,13 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::{Value, json};
 
+pub use self::access::{Authorization, User};
 pub use self::audit::{Audit, AuditRecord};
 pub use self::hold::Hold;
 pub use self::status::StatusError;
 pub use self::tls::{TlsError, TlsFace};
 use self::{
+    account::Tokens,
     clock::Clock,
     collector::Collector,
     hold::Holds,
@@ -89,6 +94,8 @@ struct Inner {
     holds: Holds,
     names: Names,
     collector: Collector,
+    authorization: Authorization,
+    tokens: Tokens,
     /// A change ends all watches that are open.
     watch_cut: tokio::sync::watch::Sender<u64>,
 }
@@ -99,6 +106,7 @@ pub struct ApiServerBuilder {
     epoch: Option<Timestamp>,
     seed: Option<u64>,
     history: Option<usize>,
+    authorization: Authorization,
 }
 
 impl ApiServerBuilder {
@@ -124,7 +132,15 @@ impl ApiServerBuilder {
         self
     }
 
-    /// The server, with the namespaces that every cluster has and no other object.
+    /// Who may do what. Default: everyone everything.
+    #[must_use]
+    pub fn authorization(mut self, authorization: Authorization) -> Self {
+        self.authorization = authorization;
+        self
+    }
+
+    /// The server, with the namespaces that every cluster has, and with the first ClusterRoles if
+    /// they decide; no other object.
     #[must_use]
     pub fn build(self) -> ApiServer {
         let inner = Inner {
@@ -135,6 +151,8 @@ impl ApiServerBuilder {
             holds: Holds::default(),
             names: Names::new(self.seed),
             collector: Collector::default(),
+            authorization: self.authorization,
+            tokens: Tokens::default(),
             watch_cut: tokio::sync::watch::Sender::new(0),
         };
         let server = ApiServer {
@@ -144,6 +162,9 @@ impl ApiServerBuilder {
             let namespace = json!({"kind": "Namespace", "apiVersion": "v1"});
             let made = server.seed("namespaces", name, namespace);
             made.expect("the first namespaces are valid and new");
+        }
+        if self.authorization == Authorization::Rbac {
+            server.seed_roles();
         }
         server
     }
@@ -175,6 +196,13 @@ impl ApiServer {
     #[must_use]
     pub fn client(&self, actor: &str) -> kube::Client {
         memory::client(self, actor)
+    }
+
+    /// As [`ApiServer::client`], but with the rights of `user` only, where [`Authorization::Rbac`]
+    /// decides. The requests are recorded under `actor`.
+    #[must_use]
+    pub fn client_as(&self, actor: &str, user: &User) -> kube::Client {
+        memory::client_as(self, user.caller(actor))
     }
 
     /// As [`ApiServer::client`], with `faults` between the client and the server.
@@ -338,6 +366,9 @@ impl ApiServer {
             };
             self.inner.registry.serve(group, plural, served);
             self.inner.store.wake(&kinds::qualified(plural, group));
+        }
+        if &*resource.collection == "clusterroles.rbac.authorization.k8s.io" {
+            self.aggregate_roles();
         }
         self.inner.collector.notice(resource, key, &object, gone);
         Ok(object)

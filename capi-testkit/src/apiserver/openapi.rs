@@ -16,6 +16,18 @@ use super::{
 
 const OBJECT_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
 
+/// What a real server says of the fields that all custom resources have, whatever their schema says.
+const API_VERSION_TEXT: &str = "APIVersion defines the versioned schema of this representation of an \
+    object. Servers should convert recognized schemas to the latest internal value, and may reject \
+    unrecognized values. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/\
+    api-conventions.md#resources";
+const KIND_TEXT: &str = "Kind is a string value representing the REST resource this object \
+    represents. Servers may infer this from the endpoint the client submits requests to. Cannot be \
+    updated. In CamelCase. More info: https://git.k8s.io/community/contributors/devel/\
+    sig-architecture/api-conventions.md#types-kinds";
+const METADATA_TEXT: &str = "Standard object's metadata. More info: https://git.k8s.io/community/\
+    contributors/devel/sig-architecture/api-conventions.md#metadata";
+
 impl ApiServer {
     /// `/openapi/v3`: where the documents of the versions are.
     pub(super) fn openapi_index(&self) -> Answer {
@@ -87,16 +99,20 @@ fn add_schemas(schemas: &mut Map<String, Value>, resource: &Arc<Resource>) {
         let meta = builtin::open_api::<ObjectMeta>();
         add_definitions(schemas, &meta);
         schemas.insert(OBJECT_META.to_owned(), without_definitions(meta));
-        schema["properties"]["metadata"] =
-            json!({"$ref": format!("#/components/schemas/{OBJECT_META}")});
-        for field in ["apiVersion", "kind"] {
-            if schema["properties"][field].is_null() {
-                schema["properties"][field] = json!({"type": "string"});
-            }
+        schema["properties"]["metadata"] = json!({
+            "allOf": [{"$ref": format!("#/components/schemas/{OBJECT_META}")}],
+            "description": METADATA_TEXT,
+        });
+        for (field, text) in [("apiVersion", API_VERSION_TEXT), ("kind", KIND_TEXT)] {
+            schema["properties"][field] = json!({"type": "string", "description": text});
         }
     } else {
         add_definitions(schemas, &schema);
         schema = without_definitions(schema);
+        // Go's types require no metadata; those that this server is built from do.
+        if let Some(required) = schema.get_mut("required").and_then(Value::as_array_mut) {
+            required.retain(|field| field != "metadata");
+        }
     }
     schema["x-kubernetes-group-version-kind"] = json!([kind(resource)]);
     schemas.insert(schema_name(resource), schema);

@@ -40,7 +40,7 @@ pub(crate) fn parse(ask: &Ask) -> Result<Patch, StatusError> {
     }
     match media_type {
         "application/json-patch+json" => json_patch(ask),
-        "application/merge-patch+json" => Ok(Patch::Merge(decode::json(ask)?)),
+        "application/merge-patch+json" => merge_patch(ask),
         "application/strategic-merge-patch+json" if !ask.resource.is_custom() => {
             Ok(Patch::Strategic(decode::json(ask)?))
         }
@@ -68,6 +68,23 @@ fn json_patch(ask: &Ask) -> Result<Patch, StatusError> {
         return Err(StatusError::too_many_operations(message));
     }
     Ok(Patch::Json(patch))
+}
+
+fn merge_patch(ask: &Ask) -> Result<Patch, StatusError> {
+    let patch = decode::json(ask)?;
+    let found = match &patch {
+        Value::Object(_) => return Ok(Patch::Merge(patch)),
+        // Go decodes null into an empty map, and trips over it later.
+        Value::Null => return Err(StatusError::bad_request("Invalid JSON Patch")),
+        Value::Bool(_) => "bool",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+    };
+    Err(StatusError::bad_request(format!(
+        "error decoding patch: json: cannot unmarshal {found} into Go value of type \
+         map[string]interface {{}}"
+    )))
 }
 
 fn apply_patch(ask: &Ask) -> Result<Patch, StatusError> {

@@ -94,7 +94,71 @@ const USER: Message = &[
     (2, "uid", Kind::Text),
     (3, "groups", TEXT_LIST),
 ];
+const TOKEN_SPEC: Message = &[
+    (1, "audiences", TEXT_LIST),
+    (3, "boundObjectRef", Kind::Message(BOUND)),
+    (4, "expirationSeconds", Kind::Number),
+];
+const BOUND: Message = &[
+    (1, "kind", Kind::Text),
+    (2, "apiVersion", Kind::Text),
+    (3, "name", Kind::Text),
+    (4, "uid", Kind::Text),
+];
+/// Sent empty, and answered anew.
+const TOKEN_STATUS: Message = &[
+    (1, "token", Kind::Text),
+    (2, "expirationTimestamp", Kind::Time),
+];
+const RULES_STATUS: Message = &[
+    (3, "incomplete", Kind::Flag),
+    (4, "evaluationError", Kind::Text),
+];
 const SELF_STATUS: Message = &[(1, "userInfo", Kind::Message(USER))];
+
+const RULE: Message = &[
+    (1, "verbs", TEXT_LIST),
+    (2, "apiGroups", TEXT_LIST),
+    (3, "resources", TEXT_LIST),
+    (4, "resourceNames", TEXT_LIST),
+    (5, "nonResourceURLs", TEXT_LIST),
+];
+const RULES: (u64, &str, Kind) = (2, "rules", Kind::List(&Kind::Message(RULE)));
+const EXPRESSION: Message = &[
+    (1, "key", Kind::Text),
+    (2, "operator", Kind::Text),
+    (3, "values", TEXT_LIST),
+];
+const LABEL_SELECTOR: Message = &[
+    (1, "matchLabels", TEXT_MAP),
+    (
+        2,
+        "matchExpressions",
+        Kind::List(&Kind::Message(EXPRESSION)),
+    ),
+];
+const AGGREGATION: Message = &[(
+    1,
+    "clusterRoleSelectors",
+    Kind::List(&Kind::Message(LABEL_SELECTOR)),
+)];
+const SUBJECT: Message = &[
+    (1, "kind", Kind::Text),
+    (2, "apiGroup", Kind::Text),
+    (3, "name", Kind::Text),
+    (4, "namespace", Kind::Text),
+];
+const ROLE_REFERENCE: Message = &[
+    (1, "apiGroup", Kind::Text),
+    (2, "kind", Kind::Text),
+    (3, "name", Kind::Text),
+];
+const ROLE: Message = &[META, RULES];
+const BINDING: Message = &[
+    META,
+    (2, "subjects", Kind::List(&Kind::Message(SUBJECT))),
+    (3, "roleRef", Kind::Message(ROLE_REFERENCE)),
+];
 
 const MESSAGES: &[(&str, Message)] = &[
     (
@@ -139,6 +203,33 @@ const MESSAGES: &[(&str, Message)] = &[
             META,
             (2, "spec", Kind::Message(REVIEW_SPEC)),
             (3, "status", Kind::Message(ACCESS_STATUS)),
+        ],
+    ),
+    (
+        "SelfSubjectRulesReview",
+        &[
+            META,
+            (2, "spec", Kind::Message(&[(1, "namespace", Kind::Text)])),
+            (3, "status", Kind::Message(RULES_STATUS)),
+        ],
+    ),
+    ("Role", ROLE),
+    (
+        "ClusterRole",
+        &[
+            META,
+            RULES,
+            (3, "aggregationRule", Kind::Message(AGGREGATION)),
+        ],
+    ),
+    ("RoleBinding", BINDING),
+    ("ClusterRoleBinding", BINDING),
+    (
+        "TokenRequest",
+        &[
+            META,
+            (2, "spec", Kind::Message(TOKEN_SPEC)),
+            (3, "status", Kind::Message(TOKEN_STATUS)),
         ],
     ),
     (

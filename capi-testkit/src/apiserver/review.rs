@@ -5,10 +5,13 @@ use http::StatusCode;
 use serde_json::{Value, json};
 
 use super::{
-    ApiServer, protobuf,
+    ApiServer, User,
+    access::Access,
+    metadata::invalid,
+    protobuf,
     request::{Target, Verb},
     serve::{Answer, Caller},
-    status::StatusError,
+    status::{StatusError, Subject},
 };
 
 /// One kind of review.
@@ -19,7 +22,7 @@ pub(crate) struct Review {
     pub(crate) plural: &'static str,
 }
 
-pub(crate) const REVIEWS: [Review; 3] = [
+pub(crate) const REVIEWS: [Review; 5] = [
     Review {
         group: "authorization.k8s.io",
         kind: "SelfSubjectAccessReview",
@@ -29,6 +32,16 @@ pub(crate) const REVIEWS: [Review; 3] = [
         group: "authorization.k8s.io",
         kind: "SubjectAccessReview",
         plural: "subjectaccessreviews",
+    },
+    Review {
+        group: "authorization.k8s.io",
+        kind: "SelfSubjectRulesReview",
+        plural: "selfsubjectrulesreviews",
+    },
+    Review {
+        group: "authentication.k8s.io",
+        kind: "TokenReview",
+        plural: "tokenreviews",
     },
     Review {
         group: "authentication.k8s.io",
@@ -47,7 +60,7 @@ impl Review {
 }
 
 impl ApiServer {
-    /// Answers a review. Everyone who came in may do everything, since there is no authorizer.
+    /// Answers a review.
     pub(super) fn review(
         &self,
         review: &Review,
@@ -67,16 +80,81 @@ impl ApiServer {
         };
         object["kind"] = review.kind.into();
         object["apiVersion"] = format!("{}/v1", review.group).into();
-        object["status"] = match review.kind {
-            "SelfSubjectReview" => {
-                json!({"userInfo": {"username": caller.user, "groups": caller.groups}})
-            }
-            _ => json!({"allowed": true, "reason": "this server has no authorizer"}),
-        };
+        object["status"] = self.review_status(review, caller, &object["spec"])?;
         let body = Bytes::from(object.to_string());
         Ok(Answer {
             code: StatusCode::CREATED,
             ..Answer::json(body)
         })
+    }
+
+    fn review_status(
+        &self,
+        review: &Review,
+        caller: &Caller,
+        spec: &Value,
+    ) -> Result<Value, StatusError> {
+        let text = |field: &str| spec[field].as_str().unwrap_or_default();
+        let status = match review.kind {
+            "SelfSubjectReview" => {
+                json!({"userInfo": {"username": caller.user, "groups": caller.groups}})
+            }
+            "TokenReview" => match self.by_token(text("token")) {
+                Some(caller) => json!({
+                    "authenticated": true,
+                    "user": {"username": caller.user, "groups": caller.groups},
+                }),
+                None => json!({"user": {}, "error": "invalid bearer token"}),
+            },
+            "SelfSubjectRulesReview" => {
+                let rules = self.rules_of(caller, text("namespace"));
+                let (paths, resources): (Vec<_>, Vec<_>) = rules
+                    .into_iter()
+                    .partition(|rule| rule["nonResourceURLs"].is_array());
+                json!({
+                    "resourceRules": resources, "nonResourceRules": paths, "incomplete": false,
+                })
+            }
+            "SubjectAccessReview" => {
+                let groups = spec["groups"].as_array().into_iter().flatten();
+                let groups = groups.into_iter().filter_map(Value::as_str);
+                let user = groups.fold(User::new(text("user")), User::in_group);
+                let mut subject = user.caller(text("user"));
+                // The review names all groups; nothing is added.
+                subject.groups = user.groups().to_vec();
+                self.access_status(review, &subject, spec)?
+            }
+            _ => self.access_status(review, caller, spec)?,
+        };
+        Ok(status)
+    }
+
+    fn access_status(
+        &self,
+        review: &Review,
+        caller: &Caller,
+        spec: &Value,
+    ) -> Result<Value, StatusError> {
+        let access = Access::of_review(spec).ok_or_else(|| {
+            let detail =
+                "exactly one of nonResourceAttributes or resourceAttributes must be specified";
+            let error = invalid(
+                "spec.resourceAttributes",
+                &spec["resourceAttributes"],
+                detail,
+            );
+            let subject = Subject {
+                group: review.group,
+                resource: review.kind,
+                name: "",
+            };
+            StatusError::invalid(subject, &[error])
+        })?;
+        let decision = self.authorize(caller, &access);
+        let mut status = json!({"allowed": decision.allowed});
+        if !decision.reason.is_empty() {
+            status["reason"] = decision.reason.into();
+        }
+        Ok(status)
     }
 }

@@ -6,10 +6,12 @@ use super::{
     ApiServer,
     decode::{self, media_type},
     kinds::Scale,
+    output::{Form, partial},
     selector::LabelSelector,
     serve::{Answer, Ask},
     status::StatusError,
     store::Object,
+    table,
     write::{Proposal, presented},
 };
 
@@ -92,7 +94,13 @@ fn paths(ask: &Ask) -> Result<&Scale, StatusError> {
 }
 
 fn answer(ask: &Ask, object: &Object) -> Result<Answer, StatusError> {
-    let body = ask.shape.encode(&of(paths(ask)?, object))?;
+    let scale = of(paths(ask)?, object);
+    let shown = match ask.shape.form {
+        Form::Whole => scale,
+        Form::Metadata => partial(&scale),
+        Form::Table(include) => table::scale_table(&scale, include, ask.shape.now),
+    };
+    let body = ask.shape.encode(&shown)?;
     Ok(Answer::json(body).of_type(ask.shape.content_type()))
 }
 

@@ -209,6 +209,15 @@ impl FieldSelector {
         self.terms.is_empty()
     }
 
+    /// The value that `path` must have, if the selector says so.
+    pub(crate) fn only(&self, path: &str) -> Option<&str> {
+        let term = self
+            .terms
+            .iter()
+            .find(|term| term.equal && term.path == path)?;
+        Some(&term.value)
+    }
+
     pub(crate) fn matches(&self, object: &Value) -> bool {
         self.terms
             .iter()

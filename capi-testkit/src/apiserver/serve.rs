@@ -19,7 +19,7 @@ use super::{
     output::{Form, RowObject, Shape},
     request::{Query, Route, Target, Verb, route},
     review::Review,
-    status::StatusError,
+    status::{StatusError, Subject},
 };
 
 /// Longest request body, as in a real server.
@@ -171,7 +171,10 @@ impl ApiServer {
                 if let Route::Resource(target) = &route {
                     describe(&mut record, target);
                 }
-                self.dispatch(caller, &parts, route, query, body).await
+                match self.admit(caller, &parts, &route, &query) {
+                    Ok(caller) => self.dispatch(caller, &parts, route, query, body).await,
+                    Err(error) => Err(error),
+                }
             }
             Err(error) => Err(error),
         };
@@ -219,9 +222,6 @@ impl ApiServer {
         query: Query,
         body: Bytes,
     ) -> Result<Answer, StatusError> {
-        if parts.headers.contains_key("impersonate-user") {
-            return Err(StatusError::not_implemented("impersonation"));
-        }
         let accept = header_text(&parts.headers, header::ACCEPT);
         let target = match route {
             Route::Resource(target) => target,
@@ -274,13 +274,16 @@ impl ApiServer {
             (Verb::List, _) => self.list(ask).await,
             (Verb::Watch, _) => self.watch(ask).await,
             (Verb::Create, "") => self.create(ask).await,
+            (Verb::Create, "token") => self.create_token(ask),
             (Verb::Update, "" | "status" | "finalize") => self.update(ask).await,
             (Verb::Patch, "" | "status") => self.patch(ask).await,
             (Verb::Update, "scale") => self.update_scale(ask).await,
             (Verb::Patch, "scale") => self.patch_scale(ask).await,
             (Verb::Delete, "") => self.delete(ask).await,
             (Verb::DeleteCollection, "") => self.delete_collection(ask).await,
-            (_, "status" | "scale" | "finalize") => Err(StatusError::method_not_allowed()),
+            (_, "status" | "scale" | "finalize" | "token") => {
+                Err(StatusError::method_not_allowed())
+            }
             (_, other) => {
                 let what = format!("the subresource {other} of {}", ask.resource.plural);
                 Err(StatusError::not_implemented(what))
@@ -309,6 +312,7 @@ fn check_scope(resource: &Resource, target: &Target) -> Result<(), StatusError> 
         "status" => resource.status,
         "scale" => resource.scale.is_some(),
         "finalize" => resource.kind == "Namespace" && !resource.is_custom(),
+        "token" => resource.kind == "ServiceAccount" && !resource.is_custom(),
         _ => true,
     };
     let needs_namespace = resource.namespaced
@@ -322,6 +326,14 @@ fn check_scope(resource: &Resource, target: &Target) -> Result<(), StatusError> 
         resource.namespaced && target.namespace.is_empty() && target.verb == Verb::DeleteCollection;
     if over_all {
         return Err(StatusError::method_not_allowed());
+    }
+    if !served && resource.is_custom() {
+        let subject = Subject {
+            group: &target.group,
+            resource: &target.plural,
+            name: &target.name,
+        };
+        return Err(StatusError::not_found(subject));
     }
     if !served || needs_namespace || misplaced {
         return Err(if resource.is_custom() {
@@ -377,7 +389,7 @@ fn header_text(headers: &HeaderMap, name: header::HeaderName) -> &str {
         .unwrap_or_default()
 }
 
-fn method_verb(parts: &Parts) -> &'static str {
+pub(crate) fn method_verb(parts: &Parts) -> &'static str {
     match parts.method.as_str() {
         "GET" => "get",
         "POST" => "post",

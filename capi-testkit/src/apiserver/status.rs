@@ -150,7 +150,9 @@ impl StatusError {
     }
 
     pub(crate) fn forbidden(subject: Subject<'_>, why: &str) -> Self {
-        let message = if subject.name.is_empty() {
+        let message = if subject.resource.is_empty() {
+            format!("forbidden: {why}")
+        } else if subject.name.is_empty() {
             format!("{} is forbidden: {why}", subject.qualified())
         } else {
             format!(

@@ -9,7 +9,7 @@ use super::{
     jsonpath,
     kinds::{Column, Resource},
     output::{RowObject, in_version, partial},
-    row,
+    row as builtin_row,
     store::Object,
 };
 
@@ -21,7 +21,7 @@ pub(crate) fn table(
     with_columns: bool,
     now: Timestamp,
 ) -> Value {
-    let builtin = row::columns(resource);
+    let builtin = builtin_row::columns(resource);
     let columns = if builtin.is_empty() {
         defined(resource)
     } else {
@@ -46,6 +46,27 @@ pub(crate) fn table(
         "metadata": metadata,
         "columnDefinitions": definitions,
         "rows": rows,
+    })
+}
+
+/// The table of one `Scale`.
+pub(crate) fn scale_table(scale: &Value, include: RowObject, now: Timestamp) -> Value {
+    let columns = [
+        column("Name", "string", ".metadata.name", 0),
+        column("Desired", "integer", ".spec.replicas", 0),
+        column("Available", "integer", ".status.replicas", 0),
+        column("Age", "date", ".metadata.creationTimestamp", 0),
+    ];
+    let cells: Vec<_> = columns
+        .iter()
+        .map(|column| cell(column, scale, now))
+        .collect();
+    json!({
+        "kind": "Table",
+        "apiVersion": "meta.k8s.io/v1",
+        "metadata": {"resourceVersion": scale["metadata"]["resourceVersion"]},
+        "columnDefinitions": columns.iter().map(definition).collect::<Vec<_>>(),
+        "rows": [row(&cells, scale, include)],
     })
 }
 
@@ -96,17 +117,23 @@ fn table_row(
     let shown = in_version(resource, object.value());
     let cells: Vec<_> = columns
         .iter()
-        .map(|column| match row::cell(resource, &column.path, &shown) {
-            Some(Value::String(time)) if column.kind == "date" => age(&time, now).into(),
-            Some(computed) => computed,
-            None => cell(column, &shown, now),
-        })
+        .map(
+            |column| match builtin_row::cell(resource, &column.path, &shown) {
+                Some(Value::String(time)) if column.kind == "date" => age(&time, now).into(),
+                Some(computed) => computed,
+                None => cell(column, &shown, now),
+            },
+        )
         .collect();
+    row(&cells, &shown, include)
+}
+
+fn row(cells: &[Value], shown: &Value, include: RowObject) -> Value {
     let mut row = json!({"cells": cells});
     match include {
         RowObject::None => {}
-        RowObject::Metadata => row["object"] = partial(&shown),
-        RowObject::Object => row["object"] = shown.into_owned(),
+        RowObject::Metadata => row["object"] = partial(shown),
+        RowObject::Object => row["object"] = shown.clone(),
     }
     row
 }

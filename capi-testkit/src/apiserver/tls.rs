@@ -18,7 +18,7 @@ use hyper_util::{
     server::conn::auto::Builder,
 };
 use rustls::{RootCertStore, ServerConfig, server::WebPkiClientVerifier};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
@@ -29,7 +29,7 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    ApiServer,
+    ApiServer, User,
     authority::Authority,
     serve::{AnswerBody, BODY_BYTES_MAX, Caller, refusal},
     status::StatusError,
@@ -71,6 +71,7 @@ pub enum TlsError {
 
 /// A listening TLS face. Dropping it stops it without waiting.
 pub struct TlsFace {
+    server: ApiServer,
     address: SocketAddr,
     authority: Arc<Authority>,
     stop: CancellationToken,
@@ -113,6 +114,7 @@ impl ApiServer {
         };
         let task = tokio::spawn(face.accept(listener));
         Ok(TlsFace {
+            server: self.clone(),
             address,
             authority,
             stop,
@@ -167,7 +169,24 @@ impl TlsFace {
     ///
     /// The certificate could not be made.
     pub fn kubeconfig(&self, user: &str, groups: &[&str]) -> Result<String, TlsError> {
-        let credentials = self.authority.admit_certificate(user, groups)?;
+        let credentials = self.authority.admit_certificate(&member(user, groups))?;
+        Ok(self.kubeconfig_with(
+            user,
+            &json!({
+                "client-certificate-data": STANDARD.encode(&credentials.certificate),
+                "client-key-data": STANDARD.encode(&credentials.key),
+            }),
+        ))
+    }
+
+    /// A kubeconfig with a new bearer token for `user`, as a program in a pod has one.
+    #[must_use]
+    pub fn token_kubeconfig(&self, user: &User) -> String {
+        let token = self.server.inner.tokens.admit(user);
+        self.kubeconfig_with(user.name(), &json!({"token": token}))
+    }
+
+    fn kubeconfig_with(&self, user: &str, credentials: &Value) -> String {
         let config = json!({
             "apiVersion": "v1",
             "kind": "Config",
@@ -178,13 +197,7 @@ impl TlsFace {
                     "certificate-authority-data": STANDARD.encode(self.authority.pem()),
                 },
             }],
-            "users": [{
-                "name": user,
-                "user": {
-                    "client-certificate-data": STANDARD.encode(&credentials.certificate),
-                    "client-key-data": STANDARD.encode(&credentials.key),
-                },
-            }],
+            "users": [{"name": user, "user": credentials}],
             "contexts": [{
                 "name": "capi-testkit",
                 "context": {"cluster": "capi-testkit", "user": user, "namespace": "default"},
@@ -192,13 +205,13 @@ impl TlsFace {
             "current-context": "capi-testkit",
         });
         // JSON is YAML, and needs no writer that could fail.
-        Ok(format!("{config:#}\n"))
+        format!("{config:#}\n")
     }
 
-    /// A new bearer token for `user` in `groups`.
+    /// A new bearer token for `user` in `groups`. All faces of the server know it.
     #[must_use]
     pub fn token(&self, user: &str, groups: &[&str]) -> String {
-        self.authority.admit_token(user, groups)
+        self.server.inner.tokens.admit(&member(user, groups))
     }
 
     /// Stops: no new connections, watches end, open requests get 5 seconds.
@@ -208,6 +221,11 @@ impl TlsFace {
             tracing::warn!(%error, "the TLS face ended badly");
         }
     }
+}
+
+fn member(user: &str, groups: &[&str]) -> User {
+    let groups = groups.iter().copied();
+    groups.fold(User::new(user), User::in_group)
 }
 
 impl Drop for TlsFace {
@@ -313,7 +331,7 @@ impl Listening {
             .and_then(|value| value.strip_prefix("Bearer "));
         // A token that is sent must be right, whatever the certificate says.
         let caller = match token {
-            Some(token) => self.authority.by_token(token.trim()),
+            Some(token) => self.server.by_token(token.trim()),
             None => peer,
         };
         let caller = caller.unwrap_or_else(|| Caller {

@@ -157,6 +157,7 @@ impl ApiServer {
             let live = self.inner.store.get(&ask.resource.collection, &key);
             let proposal = propose(live.as_deref())?;
             let Some(live) = live else {
+                self.require_create(&ask.caller, &ask.target)?;
                 match self.bear(ask, proposal).await {
                     Err(error) if error.reason == "AlreadyExists" => continue,
                     result => return result,

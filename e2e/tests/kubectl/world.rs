@@ -5,7 +5,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 
 use capi_testkit::{
-    apiserver::{ApiServer, TlsFace},
+    apiserver::{ApiServer, Authorization, TlsFace},
     crds,
 };
 use kube::{
@@ -29,10 +29,10 @@ pub(crate) struct World {
 
 impl World {
     /// A server for the transcript of this name.
-    pub(crate) fn start(_transcript: &str) -> Self {
+    pub(crate) fn start(transcript: &str) -> Self {
         let runtime = Runtime::new().expect("threads can be started");
         let (kubeconfig, face) = runtime.block_on(async {
-            let server = server();
+            let server = server(transcript);
             populate(&server.client("core")).await;
             let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
             let face = server.serve_tls(address).await.expect("a free port");
@@ -60,8 +60,12 @@ impl Drop for World {
     }
 }
 
-fn server() -> ApiServer {
-    let server = ApiServer::builder().seed(1).build();
+fn server(transcript: &str) -> ApiServer {
+    let mut builder = ApiServer::builder().seed(1);
+    if transcript == "rights" {
+        builder = builder.authorization(Authorization::Rbac);
+    }
+    let server = builder.build();
     let published = server.install_crds(crds::all());
     published.expect("published definitions are valid");
     let ours = server.install_crds(provider_proxmox::api::crds());

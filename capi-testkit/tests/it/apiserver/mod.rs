@@ -1,10 +1,10 @@
 //! The API server, through `kube::Client` and through raw requests.
 
-mod kubectl;
 mod lifecycle;
 mod ownership;
 mod raw;
 mod refusals;
+mod rights;
 mod secure;
 mod watching;
 

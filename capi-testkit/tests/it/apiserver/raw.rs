@@ -32,11 +32,15 @@ impl Got {
     }
 }
 
+impl From<kube::Client> for Raw {
+    fn from(client: kube::Client) -> Self {
+        Self { client }
+    }
+}
+
 impl Raw {
     pub(crate) fn new(server: &ApiServer) -> Self {
-        Self {
-            client: server.client("raw"),
-        }
+        Self::from(server.client("raw"))
     }
 
     pub(crate) async fn send(&self, method: &str, uri: &str, media: &str, body: &str) -> Got {
