@@ -92,6 +92,7 @@ mod tests {
             dry_run: false,
             code: 200,
             at: Duration::from_secs(second),
+            revision: second,
         }
     }
 

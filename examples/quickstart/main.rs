@@ -1,4 +1,4 @@
-//! The quick start: a cluster comes up on Proxmox VE and goes away again, in one process.
+//! The quick start: a day in the life of a cluster on Proxmox VE, in one process.
 //!
 //! ```console
 //! cargo run --example quickstart
@@ -9,9 +9,13 @@
 //! definitions, the cloud-init seed on an ISO image that the virtual machines boot from. What is
 //! played: Kubernetes and Cluster API core (`capi-testkit`) and Proxmox VE (`pve-sim`).
 
+mod cast;
+mod chapter;
 mod manifest;
+mod moments;
 mod options;
 mod progress;
+mod provider;
 mod serve;
 mod story;
 mod substitute;
@@ -26,6 +30,7 @@ use clap::Parser;
 use crate::manifest::Manifest;
 use crate::options::Options;
 use crate::progress::Progress;
+use crate::story::Story;
 use crate::summary::Summary;
 use crate::world::World;
 
@@ -37,6 +42,12 @@ const EXAMPLE: (&str, &str) = (
 
 #[tokio::main]
 async fn main() -> ExitCode {
+    // The other role, of which users need not know: this program starts itself in it.
+    if std::env::args().nth(1).as_deref() == Some(provider::ROLE) {
+        return provider::main()
+            .await
+            .unwrap_or_else(|error| failed(&error));
+    }
     let options = Options::parse();
     if let Some(filter) = &options.log {
         let log = tracing_subscriber::fmt()
@@ -47,16 +58,18 @@ async fn main() -> ExitCode {
     match run(&options).await {
         Ok(is_well) if is_well => ExitCode::SUCCESS,
         Ok(_) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("error: {error}");
-            let mut cause = error.source();
-            while let Some(inner) = cause {
-                eprintln!("  because: {inner}");
-                cause = inner.source();
-            }
-            ExitCode::FAILURE
-        }
+        Err(error) => failed(error.as_ref()),
     }
+}
+
+fn failed(error: &dyn std::error::Error) -> ExitCode {
+    eprintln!("error: {error}");
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        eprintln!("  because: {inner}");
+        cause = inner.source();
+    }
+    ExitCode::FAILURE
 }
 
 /// True if all went well and nothing is left.
@@ -94,8 +107,9 @@ async fn run(options: &Options) -> Result<bool, Box<dyn std::error::Error>> {
         serve::hold(&world, &manifest, &mut progress).await?;
         return Ok(true);
     }
-    let times = story::tell(&world, &manifest, &mut progress).await?;
-    let summary = Summary::of(&world, options, &times);
+    let whole = options.file.is_none() || options.whole_day;
+    let story = Story::new(&world, &manifest, whole, &mut progress);
+    let summary = Summary::of(&world, options, story.tell().await?);
     for line in summary.lines() {
         progress::print(&line);
     }

@@ -413,6 +413,6 @@ mod tests {
     #[test]
     fn the_example_is_a_complete_manifest() {
         let manifest = Manifest::parse("cluster.yaml".to_owned(), EXAMPLE).unwrap();
-        assert_eq!(manifest.objects.len(), 7);
+        assert_eq!(manifest.objects.len(), 8);
     }
 }

@@ -29,7 +29,7 @@ pub(crate) struct Options {
     /// How many times faster than life the simulated machines and controllers of core are.
     ///
     /// The engine and the provider are never sped up.
-    #[arg(long, default_value_t = 10.0, value_parser = positive)]
+    #[arg(long, default_value_t = 30.0, value_parser = positive)]
     pub(crate) speed: f64,
 
     /// Seed of everything random: equal seeds give equal faults.
@@ -39,6 +39,17 @@ pub(crate) struct Options {
     /// Inject random faults into every connection and task; the same summary must hold.
     #[arg(long)]
     pub(crate) chaos: bool,
+
+    /// Run the provider as a process of its own, and kill it this often (kill -9) on the way.
+    ///
+    /// Its successor waits for a lease of 3 s to run out, so the story takes longer.
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=100))]
+    pub(crate) kill: u32,
+
+    /// Play every chapter with the manifest of -f, too: it is scaled up, has a machine replaced and
+    /// is upgraded to Kubernetes v1.37.0.
+    #[arg(long)]
+    pub(crate) whole_day: bool,
 
     /// Print one line per change instead of redrawing a tree.
     #[arg(long)]

@@ -89,15 +89,14 @@ impl Progress {
     }
 
     /// Removes the tree, so that what follows begins on a clear line.
-    pub(crate) fn clear(&mut self) {
-        self.since.clear();
+    pub(crate) fn clear(&self) {
         if let Some(bar) = &self.bar {
             bar.set_message("");
         }
     }
 
     /// Leaves the tree as it stands now, above what follows.
-    pub(crate) fn keep(&mut self, clusters: &[Branch]) {
+    pub(crate) fn keep(&self, clusters: &[Branch]) {
         if let Some(bar) = &self.bar {
             for row in tree::rows(clusters) {
                 bar.println(row.text(0));

@@ -9,7 +9,7 @@ use tokio::time::sleep;
 
 use crate::manifest::Manifest;
 use crate::progress::Progress;
-use crate::story;
+use crate::story::{self, Story};
 use crate::world::{World, WorldError};
 
 /// Why serving could not begin or ended by itself.
@@ -36,7 +36,7 @@ pub(crate) async fn hold(
     // Ended before all runs, too: somebody who has seen enough need not wait.
     let ended = tokio::select! {
         ended = signals.next() => Some(ended),
-        up = story::come_up(world, manifest, progress) => { up?; None }
+        up = come_up(world, manifest, progress) => { up?; None }
     };
     let ended = match ended {
         Some(ended) => ended,
@@ -47,6 +47,14 @@ pub(crate) async fn hold(
         "{ended}: ends here. Nothing was deleted; the simulated world ends with this process"
     ));
     Ok(())
+}
+
+async fn come_up(
+    world: &World,
+    manifest: &Manifest,
+    progress: &mut Progress,
+) -> Result<(), story::Error> {
+    Story::new(world, manifest, false, progress).come_up().await
 }
 
 async fn stay(
@@ -61,6 +69,9 @@ async fn stay(
         progress.line(&line);
     }
     loop {
+        for news in world.kills().take_news() {
+            progress.say(&news);
+        }
         progress.show(&world.clusters());
         if let Some(ended) = world.ended() {
             return Err(story::Error::ActorEnded(ended).into());

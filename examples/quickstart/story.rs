@@ -1,21 +1,22 @@
-//! What happens, in order: apply, come up, delete, gone.
+//! What happens, in order: come up, grow, heal, upgrade, go away.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use capi_testkit::core::Branch;
-use serde_json::Value;
+use capi_testkit::core::{Branch, Line};
 use tokio::time::{Instant, sleep};
 
+use crate::cast::{Cast, Day, Image, Owner};
+use crate::chapter::Chapter;
 use crate::manifest::Manifest;
 use crate::progress::Progress;
 use crate::tree;
 use crate::world::{World, WorldError};
 
-/// How long coming up or going away may take, before the story is told as failed. A calm run needs
-/// half a minute. Under faults an unanswered create is waited out for a minute or more each time, in
-/// real time; the slowest of twenty seeds took four minutes.
-const CHAPTER_MAX: Duration = Duration::from_secs(900);
+/// How long one chapter may take, before the story is told as failed. Of a calm run the longest needs
+/// three quarters of a minute. Under faults an unanswered create is waited out for a minute or more
+/// each time, in real time, and an upgrade makes its machines one after the other.
+const CHAPTER_MAX: Duration = Duration::from_secs(1800);
 
 /// Why the story did not end well.
 #[derive(Debug, thiserror::Error)]
@@ -26,138 +27,308 @@ pub(crate) enum Error {
     TooLong { chapter: &'static str, tree: String },
     #[error("{0} stopped before the end")]
     ActorEnded(&'static str),
+    #[error("no worker's VM was found to be destroyed")]
+    NoVictim,
 }
 
-/// How long each machine took, from its first sight to a running node.
-pub(crate) type Times = BTreeMap<String, Duration>;
-
-/// Applies the manifest and waits until every machine runs.
-pub(crate) async fn come_up(
-    world: &World,
-    manifest: &Manifest,
-    progress: &mut Progress,
-) -> Result<Times, Error> {
-    world.apply(manifest).await?;
-    let count = manifest.objects.len();
-    progress.say(&format!("applied {count} objects of {}", manifest.source));
-
-    let wanted = machines_wanted(manifest);
-    let mut arrivals = Arrivals::default();
-    wait(world, progress, "coming up", |clusters| {
-        arrivals.note(clusters);
-        arrivals.running == wanted && arrivals.present == wanted
-    })
-    .await?;
-    progress.keep(&world.clusters());
-    progress.say(&format!("all {wanted} machines run and are nodes"));
-    Ok(arrivals.took)
-}
-
-/// Brings the manifest up, then deletes its clusters and waits until they are gone.
-pub(crate) async fn tell(
-    world: &World,
-    manifest: &Manifest,
-    progress: &mut Progress,
-) -> Result<Times, Error> {
-    let times = come_up(world, manifest, progress).await?;
-    progress.say("deleting the cluster");
-    world.delete_clusters(manifest).await?;
-    wait(world, progress, "going away", <[Branch]>::is_empty).await?;
-    progress.clear();
-    progress.say("the cluster is gone");
-    Ok(times)
-}
-
-async fn wait(
-    world: &World,
-    progress: &mut Progress,
-    chapter: &'static str,
-    mut is_over: impl FnMut(&[Branch]) -> bool,
-) -> Result<(), Error> {
-    let deadline = Instant::now() + CHAPTER_MAX;
-    loop {
-        let clusters = world.clusters();
-        progress.show(&clusters);
-        if is_over(&clusters) {
-            return Ok(());
-        }
-        if let Some(ended) = world.ended() {
-            return Err(Error::ActorEnded(ended));
-        }
-        if Instant::now() >= deadline {
-            let rows = tree::rows(&clusters);
-            let tree = rows
-                .iter()
-                .map(|row| row.text(0))
-                .collect::<Vec<_>>()
-                .join("\n");
-            return Err(Error::TooLong { chapter, tree });
-        }
-        sleep(progress.frame()).await;
-    }
-}
-
-/// When machines were first seen, and when they ran.
+/// What is remembered of a story that ended.
 #[derive(Debug, Default)]
-struct Arrivals {
+pub(crate) struct Chronicle {
+    /// How long each machine took, from its first sight to a running node.
+    pub(crate) times: BTreeMap<String, Duration>,
+    /// How long each chapter took.
+    pub(crate) chapters: Vec<(&'static str, Duration)>,
+}
+
+/// A story that is being told.
+pub(crate) struct Story<'a> {
+    world: &'a World,
+    manifest: &'a Manifest,
+    progress: &'a mut Progress,
+    cast: Cast,
+    /// How many chapters it will have.
+    count: usize,
     seen: BTreeMap<String, Instant>,
-    took: Times,
-    present: usize,
-    running: usize,
+    chronicle: Chronicle,
 }
 
-impl Arrivals {
-    fn note(&mut self, clusters: &[Branch]) {
-        let now = Instant::now();
-        let machines = clusters
-            .iter()
+impl<'a> Story<'a> {
+    /// A story of this manifest; with `whole` all chapters of it that can be played.
+    pub(crate) fn new(
+        world: &'a World,
+        manifest: &'a Manifest,
+        whole: bool,
+        progress: &'a mut Progress,
+    ) -> Self {
+        let mut cast = Cast::of(manifest);
+        if !whole {
+            cast.day = Err("--whole-day was not given");
+        }
+        let count = if cast.day.is_ok() { 5 } else { 2 };
+        Self {
+            world,
+            manifest,
+            progress,
+            cast,
+            count,
+            seen: BTreeMap::new(),
+            chronicle: Chronicle::default(),
+        }
+    }
+
+    /// Tells it to its end.
+    pub(crate) async fn tell(mut self) -> Result<Chronicle, Error> {
+        self.come_up().await?;
+        match self.cast.day.clone() {
+            Ok(day) => {
+                self.grow(&day).await?;
+                self.heal(&day).await?;
+                self.upgrade(&day).await?;
+            }
+            Err(why) => self.progress.say(&format!(
+                "not played with this manifest: growing, healing, upgrading, since {why}"
+            )),
+        }
+        self.go_away().await?;
+        Ok(self.chronicle)
+    }
+
+    /// Applies the manifest and waits until every machine runs.
+    pub(crate) async fn come_up(&mut self) -> Result<(), Error> {
+        let begun = self.begin(&Chapter::coming_up(&self.manifest.source));
+        self.world.apply(self.manifest).await?;
+        let count = self.manifest.objects.len();
+        self.progress.say(&format!("applied {count} objects"));
+        let wanted = self.cast.machines;
+        self.wait("coming up", |now| now.all_run(wanted)).await?;
+        self.end(begun, &format!("all {wanted} machines run and are nodes"));
+        Ok(())
+    }
+
+    async fn grow(&mut self, day: &Day) -> Result<(), Error> {
+        let begun = self.begin(&Chapter::growing(day));
+        self.world.scale(&day.workers, day.workers()).await?;
+        self.world.scale(&day.plane, day.planes()).await?;
+        self.wait("growing", |now| now.all_run(day.grown)).await?;
+        self.end(begun, &format!("all {} machines run", day.grown));
+        Ok(())
+    }
+
+    async fn heal(&mut self, day: &Day) -> Result<(), Error> {
+        let clusters = self.world.clusters();
+        let now = Now::of(&clusters);
+        let victim = now
+            .machines_of(&day.workers)
+            .into_iter()
+            .find_map(|machine| {
+                let vmid = self.world.vmid(&infra_of(machine)?.name)?;
+                Some((machine.name.clone(), vmid))
+            });
+        let (machine, vmid) = victim.ok_or(Error::NoVictim)?;
+        let begun = self.begin(&Chapter::healing(vmid));
+        self.world.destroy(vmid);
+        self.progress.say(&format!(
+            "VM {vmid} of Machine/{machine} is destroyed, with its disks"
+        ));
+        self.wait("reporting a lost VM", |now| {
+            now.machine(&machine)
+                .is_none_or(|it| complaint(it).is_some() || it.is_deleting)
+        })
+        .await?;
+        self.tell_of(&machine, "the provider reports it", complaint);
+        self.wait("health checking", |now| {
+            now.machine(&machine)
+                .is_none_or(|it| verdict(it).is_some() || it.is_deleting)
+        })
+        .await?;
+        self.tell_of(
+            &machine,
+            &format!("MachineHealthCheck/{} says so, too", day.check),
+            verdict,
+        );
+        self.wait("replacing a lost machine", |now| {
+            now.machine(&machine).is_none() && now.all_run(day.grown)
+        })
+        .await?;
+        self.end(
+            begun,
+            &format!("{machine} is replaced; all {} machines run", day.grown),
+        );
+        Ok(())
+    }
+
+    async fn upgrade(&mut self, day: &Day) -> Result<(), Error> {
+        let begun = self.begin(&Chapter::upgrading(day));
+        let version = Image::newer().version;
+        for (owner, others) in [(&day.plane, day.workers()), (&day.workers, 0)] {
+            let newer = Day::newer(owner);
+            self.world
+                .copy_template(self.manifest, owner, &newer)
+                .await?;
+            self.world.upgrade(owner, &newer).await?;
+            // The workers still run the old version while the control plane is replaced.
+            self.wait("upgrading", |now| {
+                now.all_run(day.grown) && now.count_of(version) + others == day.grown
+            })
+            .await?;
+            self.progress
+                .say(&format!("{} {} runs {version}", owner.kind, owner.name));
+        }
+        self.end(begun, &format!("all {} machines run {version}", day.grown));
+        Ok(())
+    }
+
+    async fn go_away(&mut self) -> Result<(), Error> {
+        let world = self.world;
+        // A story that is shorter than the provider's troubles waits for them.
+        self.wait("waiting for the provider to be killed", |_| {
+            world.kills().are_nearly_done()
+        })
+        .await?;
+        let begun = self.begin(&Chapter::going_away(&self.cast.clusters));
+        world.kills().call_the_last();
+        world.delete_clusters(self.manifest).await?;
+        let all_killed = || world.kills().done() >= world.kills().planned();
+        self.wait("going away", |now| now.clusters.is_empty() && all_killed())
+            .await?;
+        self.progress.clear();
+        self.progress.say("the cluster is gone");
+        self.note(begun);
+        Ok(())
+    }
+
+    fn begin(&mut self, chapter: &Chapter) -> (&'static str, Instant) {
+        let number = self.chronicle.chapters.len() + 1;
+        for line in chapter.heading(number, self.count) {
+            self.progress.line(&line);
+        }
+        (chapter.title, Instant::now())
+    }
+
+    fn end(&mut self, begun: (&'static str, Instant), text: &str) {
+        self.progress.keep(&self.world.clusters());
+        self.progress.say(text);
+        self.note(begun);
+    }
+
+    fn note(&mut self, (title, at): (&'static str, Instant)) {
+        self.chronicle.chapters.push((title, at.elapsed()));
+    }
+
+    fn tell_of(&self, machine: &str, who: &str, what: impl Fn(&Branch) -> Option<&Line>) {
+        let clusters = self.world.clusters();
+        // Gone already, if it was quick.
+        if let Some(line) = Now::of(&clusters).machine(machine).and_then(what) {
+            self.progress
+                .say(&format!("{who}: {}: {}", line.reason, line.message));
+        }
+    }
+
+    async fn wait(
+        &mut self,
+        chapter: &'static str,
+        mut is_over: impl FnMut(&Now<'_>) -> bool,
+    ) -> Result<(), Error> {
+        let deadline = Instant::now() + CHAPTER_MAX;
+        loop {
+            for news in self.world.kills().take_news() {
+                self.progress.say(&news);
+            }
+            let clusters = self.world.clusters();
+            self.progress.show(&clusters);
+            let now = Now::of(&clusters);
+            self.note_arrivals(&now);
+            if is_over(&now) {
+                return Ok(());
+            }
+            if let Some(ended) = self.world.ended() {
+                return Err(Error::ActorEnded(ended));
+            }
+            if Instant::now() >= deadline {
+                let rows = tree::rows(&clusters);
+                let rows: Vec<_> = rows.iter().map(|row| row.text(0)).collect();
+                let tree = rows.join("\n");
+                return Err(Error::TooLong { chapter, tree });
+            }
+            sleep(self.progress.frame()).await;
+        }
+    }
+
+    fn note_arrivals(&mut self, now: &Now<'_>) {
+        let moment = Instant::now();
+        for machine in &now.machines {
+            let name = &machine.name;
+            let since = *self.seen.entry(name.clone()).or_insert(moment);
+            if runs(machine) {
+                let times = &mut self.chronicle.times;
+                times.entry(name.clone()).or_insert(moment - since);
+            }
+        }
+    }
+}
+
+/// How the clusters stand at one moment.
+struct Now<'a> {
+    clusters: &'a [Branch],
+    machines: Vec<&'a Branch>,
+}
+
+impl<'a> Now<'a> {
+    fn of(clusters: &'a [Branch]) -> Self {
+        let all = clusters.iter().flat_map(Branch::walk);
+        Self {
+            clusters,
+            machines: all.filter(|branch| branch.kind == "Machine").collect(),
+        }
+    }
+
+    /// Whether there are so many machines, no more, and all run.
+    fn all_run(&self, wanted: usize) -> bool {
+        self.machines.len() == wanted && self.machines.iter().all(|machine| runs(machine))
+    }
+
+    /// How many nodes run this version.
+    fn count_of(&self, version: &str) -> usize {
+        let is_of = |machine: &&&Branch| machine.version.as_deref() == Some(version);
+        self.machines.iter().filter(is_of).count()
+    }
+
+    fn machine(&self, name: &str) -> Option<&'a Branch> {
+        self.machines.iter().find(|it| it.name == name).copied()
+    }
+
+    fn machines_of(&self, owner: &Owner) -> Vec<&'a Branch> {
+        let all = self.clusters.iter().flat_map(Branch::walk);
+        let is_owner = |branch: &&Branch| branch.kind == owner.kind && branch.name == owner.name;
+        let owned: BTreeSet<_> = all
+            .filter(is_owner)
             .flat_map(Branch::walk)
-            .filter(|b| b.kind == "Machine");
-        (self.present, self.running) = (0, 0);
-        for machine in machines {
-            let since = *self.seen.entry(machine.name.clone()).or_insert(now);
-            self.present += 1;
-            if machine.phase.as_deref() == Some("Running") {
-                self.running += 1;
-                self.took.entry(machine.name.clone()).or_insert(now - since);
-            }
-        }
+            .map(|branch| branch.name.as_str())
+            .collect();
+        let machines = self.machines.iter().copied();
+        machines
+            .filter(|it| owned.contains(it.name.as_str()))
+            .collect()
     }
 }
 
-/// How many machines the manifest asks for.
-fn machines_wanted(manifest: &Manifest) -> usize {
-    let of = |object: &kube::api::DynamicObject| {
-        let kind = object
-            .types
-            .as_ref()
-            .map(|types| types.kind.as_str())
-            .unwrap_or_default();
-        match kind {
-            "Machine" => 1,
-            "KubeadmControlPlane" | "MachineDeployment" | "MachineSet" => {
-                let replicas = object
-                    .data
-                    .pointer("/spec/replicas")
-                    .and_then(Value::as_u64);
-                replicas
-                    .and_then(|count| usize::try_from(count).ok())
-                    .unwrap_or(1)
-            }
-            _ => 0,
-        }
-    };
-    manifest.objects.iter().map(of).sum()
+fn runs(machine: &Branch) -> bool {
+    machine.phase.as_deref() == Some("Running") && !machine.is_deleting
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+fn infra_of(machine: &Branch) -> Option<&Branch> {
+    let mut children = machine.children.iter();
+    children.find(|child| !child.kind.ends_with("Config"))
+}
 
-    #[test]
-    fn the_example_asks_for_three_machines() {
-        let text = include_str!("cluster.yaml");
-        let manifest = Manifest::parse("cluster.yaml".to_owned(), text).unwrap();
-        assert_eq!(machines_wanted(&manifest), 3);
-    }
+/// What the infra machine's `Ready` says, if it is not well.
+fn complaint(machine: &Branch) -> Option<&Line> {
+    let ready = infra_of(machine)?.condition("Ready")?;
+    (ready.status == "False").then_some(ready)
+}
+
+/// What the health check says, if it is not well.
+fn verdict(machine: &Branch) -> Option<&Line> {
+    let health = machine.condition("HealthCheckSucceeded")?;
+    (health.status == "False").then_some(health)
 }

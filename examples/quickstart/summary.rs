@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use capi_testkit::apiserver::AuditRecord;
-use capi_testkit::budget::Budget;
+use capi_testkit::budget::{Budget, Milestones};
 
 use crate::options::Options;
-use crate::story::Times;
-use crate::world::{PROVIDER, World};
+use crate::provider;
+use crate::story::Chronicle;
+use crate::world::World;
 
 /// The window in which shared polls are counted.
 const POLL_WINDOW: Duration = Duration::from_secs(5);
@@ -24,11 +25,14 @@ pub(crate) struct Summary {
     left: Vec<String>,
     twins: usize,
     strangers: usize,
+    chapters: Vec<(&'static str, Duration)>,
+    kills: (u32, u32),
 }
 
 impl Summary {
     /// Counts what happened.
-    pub(crate) fn of(world: &World, options: &Options, times: &Times) -> Self {
+    pub(crate) fn of(world: &World, options: &Options, chronicle: Chronicle) -> Self {
+        let times = chronicle.times;
         let platform = world.platform();
         let report = platform.audit();
         for record in report
@@ -65,12 +69,17 @@ impl Summary {
             left,
             twins: platform.twins().len(),
             strangers: platform.strangers_touched().len(),
+            chapters: chronicle.chapters,
+            kills: (world.kills().done(), world.kills().planned()),
         }
     }
 
     /// Whether nothing is left and nothing was harmed.
     pub(crate) fn is_clean(&self) -> bool {
-        self.left.is_empty() && self.twins == 0 && self.strangers == 0
+        self.left.is_empty()
+            && self.twins == 0
+            && self.strangers == 0
+            && self.kills.0 == self.kills.1
     }
 
     /// The summary, a line each.
@@ -87,6 +96,17 @@ impl Summary {
                 "Summary of {} machines, the platform at {} times its real speed",
                 self.machines, self.speed
             ),
+        ];
+        for (title, took) in &self.chapters {
+            lines.push(format!("  {title:<46}{:5.1} s", took.as_secs_f64()));
+        }
+        if self.kills.1 > 0 {
+            let (done, planned) = self.kills;
+            lines.push(format!(
+                "  kills of the provider's process  {done} of {planned}"
+            ));
+        }
+        lines.extend([
             format!("  time to a running node                {}", spread(&times)),
             format!(
                 "  Kubernetes writes, gates to provisioned {} (goal 8)",
@@ -124,7 +144,7 @@ impl Summary {
                     .count()
             ),
             format!("twins: {}", self.twins),
-        ];
+        ]);
         if !self.is_clean() {
             lines.push(format!(
                 "left behind: {}; strangers touched: {}",
@@ -141,6 +161,7 @@ impl Summary {
 const NEXT: &str = "
 Try next:
   cargo run --example quickstart -- --chaos --seed 7    the same under random faults
+  cargo run --example quickstart -- --kill 5            the provider killed (kill -9) on the way
   cargo run --example quickstart -- --serve             stay up, for kubectl in another terminal
   cargo run --example quickstart -- -f FILE             your own manifest; begin with a copy of
                                                         examples/quickstart/cluster.yaml
@@ -151,7 +172,9 @@ Try next:
 const TEMPLATES_FROM: u32 = 9000;
 
 fn budgets(world: &World) -> Vec<Budget> {
-    let records = world.audit().select(|record| record.actor == PROVIDER);
+    let records = world
+        .audit()
+        .select(|record| record.actor == provider::NAME);
     let of = |name: &str| {
         let is_of_machine = |record: &&AuditRecord| match record.resource.as_str() {
             "proxmoxmachines" => record.name == name,
@@ -168,9 +191,23 @@ fn budgets(world: &World) -> Vec<Budget> {
             .cloned()
             .collect::<Vec<_>>()
     };
-    let all = world.milestones().into_iter();
-    all.map(|(name, milestones)| Budget::of(&of(&name), milestones))
-        .collect()
+    let all = world.turns().into_iter();
+    all.map(|(name, turns)| {
+        let records = of(&name);
+        // The last request that was under way before the object had that version.
+        let moment = |turn: Option<u64>| {
+            let before = records
+                .iter()
+                .filter(|it| turn.is_some_and(|turn| it.revision < turn));
+            before.map(|record| record.at).max()
+        };
+        let milestones = Milestones {
+            provisioned: moment(turns.provisioned),
+            deleting: moment(turns.deleting),
+        };
+        Budget::of(&records, milestones)
+    })
+    .collect()
 }
 
 fn sorted<T: PartialOrd>(values: impl Iterator<Item = T>) -> Vec<T> {

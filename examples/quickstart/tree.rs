@@ -93,9 +93,26 @@ fn story(branch: &Branch) -> (String, String) {
             .unwrap_or_else(|| "Pending".to_owned())
     };
     if is_done(&state) && !branch.is_deleting {
-        return (state, String::new());
+        let version = branch.version.as_deref().filter(|_| state == "Running");
+        let state = version.map_or(state.clone(), |version| format!("{state} {version}"));
+        return (state, complaint(branch).unwrap_or_default());
     }
-    (state, waits_for(branch).unwrap_or_default())
+    let detail = waits_for(branch).unwrap_or_default();
+    // A reason that says what the state says is not said twice.
+    let rest = detail
+        .strip_prefix(&format!("{state}: "))
+        .map(str::to_owned);
+    (state, rest.unwrap_or(detail))
+}
+
+/// What is wrong with a machine that runs. Its infra machine may still wait for something, which is
+/// not wrong.
+fn complaint(branch: &Branch) -> Option<String> {
+    let infra = branch.children.iter().filter(|_| branch.kind == "Machine");
+    let mut infra = infra.filter(|child| !child.kind.ends_with("Config"));
+    let ready = infra.next()?.condition("Ready")?;
+    let is_wrong = ready.status == "False" && !ready.reason.starts_with("Waiting");
+    is_wrong.then(|| format!("{}: {}", ready.reason, ready.message))
 }
 
 /// The most telling condition that is not good: of a machine, its infra machine's comes first, since

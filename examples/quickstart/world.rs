@@ -1,44 +1,31 @@
 //! Everything that runs: management cluster, Cluster API core, Proxmox VE, and the provider.
 
 use std::collections::BTreeMap;
-use std::future::pending;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
 
-use capi_contract::Credentials;
-use capi_core::Provider;
 use capi_testkit::apiserver::{ApiServer, Audit, TlsFace};
-use capi_testkit::budget::Milestones;
 use capi_testkit::core::{Branch, Core, CoreHandle};
 use capi_testkit::crds;
-use capi_testkit::faults::{Faults, Rates};
+use capi_testkit::guest::Image as Installed;
 use capi_testkit::ipam::Ipam;
 use capi_testkit::workload::Workloads;
 use futures::{StreamExt as _, TryStreamExt as _};
-use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, PostParams};
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::Client;
+use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
 use kube::core::GroupVersionKind;
 use kube::runtime::watcher;
-use kube::{Client, Config};
 use parking_lot::Mutex;
-use provider_proxmox::cluster::Clusters;
-use provider_proxmox::connect::{Connector, Settings};
-use provider_proxmox::machine::Machines;
 use pve_sim::{Builder, Guests, Platform, Server, TemplateSpec};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::task::JoinSet;
-use tokio::time::Instant;
 
+use crate::cast::{Image, Owner};
 use crate::manifest::{self, Manifest};
+use crate::moments::Moments;
 use crate::options::Options;
+use crate::provider::{self, Brief, Kills};
 
-/// Under which name the provider is known to the management cluster.
-pub(crate) const PROVIDER: &str = "provider-proxmox";
-/// How long a provider that died stays away, as a Deployment would need at the least.
-const RESTART: Duration = Duration::from_millis(500);
-/// One call in a thousand kills the provider under faults; a machine's life has some fifty calls.
-const KILLED_PER_MILLE: u16 = 1;
 /// Loopback, any free port.
 const ANY_PORT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
@@ -73,6 +60,16 @@ pub(crate) fn definitions() -> Vec<Value> {
     core.chain(ours).collect()
 }
 
+/// The resource versions at which the stages of a machine's life changed: exact, however late they are
+/// seen.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Turns {
+    /// The first that says `provisioned`.
+    pub(crate) provisioned: Option<u64>,
+    /// The first with a deletion timestamp.
+    pub(crate) deleting: Option<u64>,
+}
+
 /// A running world.
 pub(crate) struct World {
     server: ApiServer,
@@ -82,13 +79,13 @@ pub(crate) struct World {
     core: CoreHandle,
     client: Client,
     actors: Mutex<JoinSet<&'static str>>,
-    milestones: Arc<Mutex<BTreeMap<String, Milestones>>>,
+    turns: Arc<Mutex<BTreeMap<String, Turns>>>,
+    kills: Arc<Kills>,
 }
 
 impl World {
     /// Starts everything, on loopback sockets.
     pub(crate) async fn start(options: &Options) -> Result<Self, WorldError> {
-        let started = Instant::now();
         let server = ApiServer::new();
         let definitions = definitions();
         server
@@ -112,12 +109,11 @@ impl World {
             .speed(options.speed)
             .build();
         actors.spawn(async move { match ipam.run().await {} });
-        let connector = connector(&platform, &proxmox)?;
-        let own = self::client(&face, PROVIDER).await?;
-        actors.spawn(provide(connector, own, faults(options)));
-        let milestones = Arc::default();
-        let observer = server.client("observer");
-        actors.spawn(observe(observer, started, Arc::clone(&milestones)));
+        let kills = Arc::new(Kills::new(options.kill));
+        let brief = brief(options, &face, &platform, &proxmox)?;
+        actors.spawn(provide(brief, Arc::clone(&kills), options.seed));
+        let turns = Arc::default();
+        actors.spawn(observe(server.client("observer"), Arc::clone(&turns)));
 
         Ok(Self {
             server,
@@ -127,7 +123,8 @@ impl World {
             core: handle,
             client,
             actors: Mutex::new(actors),
-            milestones,
+            turns,
+            kills,
         })
     }
 
@@ -158,8 +155,8 @@ impl World {
     }
 
     /// When the stages of each machine's life changed.
-    pub(crate) fn milestones(&self) -> BTreeMap<String, Milestones> {
-        self.milestones.lock().clone()
+    pub(crate) fn turns(&self) -> BTreeMap<String, Turns> {
+        self.turns.lock().clone()
     }
 
     /// All clusters, as core sees them.
@@ -223,6 +220,84 @@ impl World {
         Ok(())
     }
 
+    /// Sets the number of machines through the scale subresource, as `kubectl scale` does.
+    pub(crate) async fn scale(&self, owner: &Owner, replicas: usize) -> Result<(), WorldError> {
+        let patch = Patch::Merge(json!({"spec": {"replicas": replicas}}));
+        let api = self.api_of(owner);
+        let params = PatchParams::default();
+        let scaled = api.patch_scale(&owner.name, &params, &patch).await;
+        scaled.map_err(|cause| failed_for("scaling", owner, cause))?;
+        Ok(())
+    }
+
+    /// Creates a copy of an owner's machine template under another name, with the newer image.
+    pub(crate) async fn copy_template(
+        &self,
+        manifest: &Manifest,
+        owner: &Owner,
+        name: &str,
+    ) -> Result<(), WorldError> {
+        let template = manifest
+            .of_kind("ProxmoxMachineTemplate")
+            .find(|it| it.metadata.name.as_deref() == Some(&owner.template));
+        let Some(mut template) = template.cloned() else {
+            return Ok(());
+        };
+        template.metadata.name = Some(name.to_owned());
+        template.data["spec"]["template"]["spec"]["templateID"] = json!(Image::newer().template);
+        let api = self.api(&template);
+        let created = api.create(&PostParams::default(), &template).await;
+        created.map_err(|cause| failed("creating", &template, cause))?;
+        Ok(())
+    }
+
+    /// Gives an owner's machines the newer version, and the machine template of this name.
+    pub(crate) async fn upgrade(&self, owner: &Owner, template: &str) -> Result<(), WorldError> {
+        let version = Image::newer().version;
+        let machine = json!({"infrastructureRef": {"name": template}});
+        let spec = if owner.kind == "MachineDeployment" {
+            let mut machine = machine;
+            machine["version"] = json!(version);
+            json!({"template": {"spec": machine}})
+        } else {
+            json!({"version": version, "machineTemplate": {"spec": machine}})
+        };
+        let patch = Patch::Merge(json!({"spec": spec}));
+        let api = self.api_of(owner);
+        let params = PatchParams::default();
+        let patched = api.patch(&owner.name, &params, &patch).await;
+        patched.map_err(|cause| failed_for("upgrading", owner, cause))?;
+        Ok(())
+    }
+
+    /// The VM of an infra machine; it bears its name.
+    pub(crate) fn vmid(&self, machine: &str) -> Option<u32> {
+        let vms = self.platform.vms();
+        vms.iter()
+            .find(|vm| vm.name() == Some(machine))
+            .map(|vm| vm.vmid)
+    }
+
+    /// Destroys a VM as an administrator would by mistake: past the provider.
+    pub(crate) fn destroy(&self, vmid: u32) {
+        self.platform.destroy_behind_back(vmid);
+    }
+
+    /// How the provider's deaths go.
+    pub(crate) fn kills(&self) -> &Kills {
+        &self.kills
+    }
+
+    fn api_of(&self, owner: &Owner) -> Api<DynamicObject> {
+        let group = match owner.kind {
+            "KubeadmControlPlane" => "controlplane.cluster.x-k8s.io",
+            _ => "cluster.x-k8s.io",
+        };
+        let kind = GroupVersionKind::gvk(group, "v1beta2", owner.kind);
+        let resource = ApiResource::from_gvk(&kind);
+        Api::namespaced_with(self.client.clone(), &owner.namespace, &resource)
+    }
+
     fn api(&self, object: &DynamicObject) -> Api<DynamicObject> {
         // The manifest's objects have been read with their kinds.
         let kind = manifest::kind_of(object).unwrap_or_else(|| GroupVersionKind::gvk("", "", ""));
@@ -250,27 +325,41 @@ fn failed(attempt: &'static str, object: &DynamicObject, cause: kube::Error) -> 
     }
 }
 
+fn failed_for(attempt: &'static str, owner: &Owner, cause: kube::Error) -> WorldError {
+    WorldError::Kubernetes {
+        attempt,
+        object: format!("{} {}", owner.kind, owner.name),
+        cause: Box::new(cause),
+    }
+}
+
 /// A client over TLS, with a user of its own.
 async fn client(face: &TlsFace, user: &str) -> Result<Client, WorldError> {
     let text = face.kubeconfig(user, &["system:masters"]);
     let text = text.map_err(|cause| start("management cluster", cause))?;
-    let parsed =
-        Kubeconfig::from_yaml(&text).map_err(|cause| start("management cluster", cause))?;
-    let config = Config::from_custom_kubeconfig(parsed, &KubeConfigOptions::default()).await;
-    let config = config.map_err(|cause| start("management cluster", cause))?;
-    capi_core::client(config).map_err(|cause| start("management cluster", cause))
+    let made = provider::client(&text).await;
+    made.map_err(|cause| start("management cluster", cause))
 }
 
-/// Three nodes, and a template whose disks all of them reach.
+/// Three nodes, and a template for each of two Kubernetes versions, whose disks all nodes reach.
 fn platform(options: &Options, workloads: &Workloads) -> Platform {
-    let template = TemplateSpec::new(9000, "pve1", "ubuntu-2404-kube-v1.36.0")
-        .storage("shared")
-        .tags("kube-v1.36.0;template;ubuntu-2404");
+    let template = |vmid: u32, version: &str| {
+        TemplateSpec::new(vmid, "pve1", format!("ubuntu-2404-kube-{version}"))
+            .storage("shared")
+            .tags(&format!("kube-{version};template;ubuntu-2404"))
+    };
+    let newer = Image::newer();
+    let mut installed = Installed::default();
+    // The older template has whatever version a manifest asks for; this one has just its own, so that
+    // an upgrade which forgets the templates shows.
+    installed.kubernetes = Some(newer.version.to_owned());
+    let guests = Guests::new(workloads.clone()).image(newer.template, installed);
     let builder = Builder::new()
-        .template(template)
+        .template(template(9000, "v1.36.0"))
+        .template(template(newer.template, newer.version))
         .speed(options.speed)
         .seed(options.seed)
-        .guests(Guests::new(workloads.clone()));
+        .guests(guests);
     let builder = if options.chaos {
         builder.chaos(pve_sim::Rates::rough())
     } else {
@@ -279,73 +368,68 @@ fn platform(options: &Options, workloads: &Workloads) -> Platform {
     builder.build()
 }
 
-/// The provider's own credentials: the simulator's token, its certificate authority trusted.
-fn connector(platform: &Platform, proxmox: &Server) -> Result<Connector, WorldError> {
+/// The provider's credentials for both sides: a user of its own, the simulator's token and authority.
+fn brief(
+    options: &Options,
+    face: &TlsFace,
+    platform: &Platform,
+    proxmox: &Server,
+) -> Result<Brief, WorldError> {
+    let kubeconfig = face.kubeconfig(provider::NAME, &["system:masters"]);
     let (token, secret) = platform.token();
-    let data = [
+    let proxmox = [
         ("url", proxmox.url()),
         ("token", token),
         ("secret", secret),
         ("root_ca", proxmox.ca_pem().to_owned()),
     ];
-    let data = data.map(|(key, value)| (key.to_owned(), value.into_bytes()));
-    let settings = Settings::of_secret("the quick start's settings", &Credentials::new(data));
-    let settings = settings.map_err(|cause| start("provider", cause))?;
-    Ok(Connector::new().with_own(settings))
+    Ok(Brief {
+        kubeconfig: kubeconfig.map_err(|cause| start("management cluster", cause))?,
+        proxmox: proxmox.map(|(key, value)| (key.to_owned(), value)).into(),
+        chaos: options.chaos.then_some(options.seed),
+    })
 }
 
-fn faults(options: &Options) -> Faults {
-    if !options.chaos {
-        return Faults::none();
-    }
-    let rates = Rates {
-        killed: KILLED_PER_MILLE,
-        ..Rates::default()
+async fn provide(brief: Brief, kills: Arc<Kills>, seed: u64) -> &'static str {
+    let ended = if kills.planned() == 0 {
+        provider::work_here(brief, kills).await
+    } else {
+        let moments = Moments::new(seed, kills.planned());
+        provider::work_apart(brief, kills, moments).await
     };
-    Faults::chaos(options.seed, rates)
-}
-
-/// Runs the provider; whenever a fault kills it, a new one is started.
-async fn provide(connector: Connector, client: Client, mut faults: Faults) -> &'static str {
-    loop {
-        let provider = Provider::new(connector.clone())
-            .cluster(Clusters)
-            .machine(Machines);
-        let client = faults.kubernetes(client.clone(), PROVIDER);
-        tokio::select! {
-            _ended = provider.run(client, pending()) => return "the provider",
-            () = faults.killed() => {}
-        }
-        tokio::time::sleep(RESTART).await;
-        faults = faults.revive();
+    if let Err(error) = ended {
+        tracing::error!(
+            error = &error as &dyn std::error::Error,
+            "the provider ended"
+        );
     }
+    "the provider"
 }
 
 /// Notes when machines are provisioned and when they begin to go.
-async fn observe(
-    client: Client,
-    started: Instant,
-    milestones: Arc<Mutex<BTreeMap<String, Milestones>>>,
-) -> &'static str {
+async fn observe(client: Client, turns: Arc<Mutex<BTreeMap<String, Turns>>>) -> &'static str {
     let machines: Api<provider_proxmox::api::ProxmoxMachine> = Api::all(client);
     let mut changes = watcher(machines, watcher::Config::default()).boxed();
     while let Ok(Some(change)) = changes.try_next().await {
         let (watcher::Event::Apply(machine) | watcher::Event::InitApply(machine)) = change else {
             continue;
         };
-        let now = started.elapsed();
+        let version = machine.metadata.resource_version.as_deref();
+        let Some(version) = version.and_then(|text| text.parse::<u64>().ok()) else {
+            continue;
+        };
         let name = machine.metadata.name.clone().unwrap_or_default();
-        let mut all = milestones.lock();
+        let mut all = turns.lock();
         let of_machine = all.entry(name).or_default();
         let initialization = machine
             .status
             .as_ref()
             .and_then(|status| status.initialization.as_ref());
         if initialization.and_then(|it| it.provisioned) == Some(true) {
-            of_machine.provisioned.get_or_insert(now);
+            of_machine.provisioned.get_or_insert(version);
         }
         if machine.metadata.deletion_timestamp.is_some() {
-            of_machine.deleting.get_or_insert(now);
+            of_machine.deleting.get_or_insert(version);
         }
     }
     "the observer"

@@ -37,6 +37,9 @@ pub struct AuditRecord {
     pub code: u16,
     /// When the request arrived, since the server's start, on the tokio clock.
     pub at: Duration,
+    /// The newest resource version when it arrived: a write came after every version of its object up
+    /// to this one.
+    pub revision: u64,
 }
 
 impl AuditRecord {

@@ -211,6 +211,7 @@ impl ApiServer {
             dry_run: query.get("dryRun").is_some(),
             code: 0,
             at: self.inner.clock.elapsed(),
+            revision: self.revision(),
         }
     }
 

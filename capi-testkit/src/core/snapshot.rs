@@ -32,6 +32,9 @@ pub struct Branch {
     pub name: String,
     /// `status.phase`, where the kind has one.
     pub phase: Option<String>,
+    /// The Kubernetes version that runs: of a Machine its kubelet's, of a control plane the lowest of
+    /// its machines.
+    pub version: Option<String>,
     /// Whether it is being deleted.
     pub is_deleting: bool,
     /// All well-formed conditions, in the object's order.
@@ -183,6 +186,10 @@ fn leaf(kind: &Kind, object: &Object) -> Branch {
         namespace: object.namespace().to_owned(),
         name: object.name().to_owned(),
         phase: object.word("/status/phase").map(str::to_owned),
+        version: ["/status/nodeInfo/kubeletVersion", "/status/version"]
+            .into_iter()
+            .find_map(|pointer| object.word(pointer))
+            .map(str::to_owned),
         is_deleting: object.is_deleting(),
         conditions: conditions.collect(),
         children: Vec::new(),

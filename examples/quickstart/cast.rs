@@ -1,0 +1,218 @@
+//! Who plays: the names and numbers that the chapters need, from the manifest: pure.
+
+use kube::api::DynamicObject;
+use serde_json::Value;
+
+use crate::manifest::Manifest;
+
+/// What the last chapters cannot do without.
+const NEWER: Image = Image {
+    from: "v1.36.",
+    version: "v1.37.0",
+    template: 9001,
+};
+
+/// An image that machines are upgraded to: a template of the simulated Proxmox VE.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Image {
+    /// How versions begin that can be upgraded to it: Kubernetes skips no minor version.
+    from: &'static str,
+    pub(crate) version: &'static str,
+    pub(crate) template: u32,
+}
+
+impl Image {
+    /// The image that the quick start upgrades to.
+    pub(crate) const fn newer() -> Self {
+        NEWER
+    }
+}
+
+/// An object that owns machines.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Owner {
+    pub(crate) kind: &'static str,
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+    pub(crate) replicas: usize,
+    pub(crate) version: String,
+    pub(crate) template: String,
+}
+
+/// Everybody.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Cast {
+    pub(crate) clusters: Vec<String>,
+    /// How many machines the manifest asks for, all owners together.
+    pub(crate) machines: usize,
+    /// Those of the whole day, if the manifest has them.
+    pub(crate) day: Result<Day, &'static str>,
+}
+
+/// Those who play in the chapters between coming up and going away.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Day {
+    pub(crate) plane: Owner,
+    pub(crate) workers: Owner,
+    /// The MachineHealthCheck that looks after the workers.
+    pub(crate) check: String,
+    /// How many machines there are once it has grown.
+    pub(crate) grown: usize,
+}
+
+impl Day {
+    /// How many control plane machines it grows to: the least that survive the loss of one.
+    pub(crate) fn planes(&self) -> usize {
+        self.plane.replicas.max(3)
+    }
+
+    /// How many workers it grows to.
+    pub(crate) fn workers(&self) -> usize {
+        self.workers.replicas + 2
+    }
+
+    /// The name of the newer copy of a machine template.
+    pub(crate) fn newer(owner: &Owner) -> String {
+        format!("{}-{}", owner.template, NEWER.version.replace('.', "-"))
+    }
+}
+
+impl Cast {
+    /// Reads a manifest.
+    pub(crate) fn of(manifest: &Manifest) -> Self {
+        let machines = manifest.objects.iter().map(machines).sum();
+        let clusters = manifest.of_kind("Cluster").filter_map(name_of);
+        Self {
+            clusters: clusters.collect(),
+            machines,
+            day: day(manifest, machines),
+        }
+    }
+}
+
+fn day(manifest: &Manifest, machines: usize) -> Result<Day, &'static str> {
+    let plane = manifest.of_kind("KubeadmControlPlane").next();
+    let plane = plane
+        .and_then(|it| {
+            owner(
+                it,
+                "KubeadmControlPlane",
+                "/spec",
+                "/spec/machineTemplate/spec",
+            )
+        })
+        .ok_or("it has no KubeadmControlPlane with a version and a machine template")?;
+    let workers = manifest.of_kind("MachineDeployment").next();
+    let inner = "/spec/template/spec";
+    let workers = workers
+        .and_then(|it| owner(it, "MachineDeployment", inner, inner))
+        .ok_or("it has no MachineDeployment with a version and a machine template")?;
+    let check = manifest.of_kind("MachineHealthCheck").find_map(name_of);
+    let check = check.ok_or("it has no MachineHealthCheck")?;
+    for owner in [&plane, &workers] {
+        if !owner.version.starts_with(NEWER.from) {
+            return Err("there is no image of the next Kubernetes version to upgrade to");
+        }
+        let template = manifest
+            .of_kind("ProxmoxMachineTemplate")
+            .find(|it| name_of(it).as_ref() == Some(&owner.template));
+        let clones = template.and_then(|it| it.data.pointer("/spec/template/spec/templateID"));
+        if clones.is_none() {
+            return Err("its machine templates name no templateID to upgrade");
+        }
+    }
+    let mut day = Day {
+        plane,
+        workers,
+        check,
+        grown: machines,
+    };
+    day.grown += day.planes() - day.plane.replicas + day.workers() - day.workers.replicas;
+    Ok(day)
+}
+
+fn name_of(object: &DynamicObject) -> Option<String> {
+    object.metadata.name.clone()
+}
+
+fn owner(
+    object: &DynamicObject,
+    kind: &'static str,
+    version: &str,
+    machine: &str,
+) -> Option<Owner> {
+    let text = |pointer: String| object.data.pointer(&pointer)?.as_str().map(str::to_owned);
+    let namespace = object.metadata.namespace.clone();
+    Some(Owner {
+        kind,
+        namespace: namespace.unwrap_or_else(|| "default".to_owned()),
+        name: name_of(object)?,
+        replicas: machines(object),
+        version: text(format!("{version}/version"))?,
+        template: text(format!("{machine}/infrastructureRef/name"))?,
+    })
+}
+
+/// How many machines an object asks for.
+fn machines(object: &DynamicObject) -> usize {
+    let kind = object.types.as_ref().map(|types| types.kind.as_str());
+    match kind.unwrap_or_default() {
+        "Machine" => 1,
+        "KubeadmControlPlane" | "MachineDeployment" | "MachineSet" => {
+            let replicas = object
+                .data
+                .pointer("/spec/replicas")
+                .and_then(Value::as_u64);
+            let replicas = replicas.and_then(|count| usize::try_from(count).ok());
+            replicas.unwrap_or(1)
+        }
+        _ => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EXAMPLE: &str = include_str!("cluster.yaml");
+
+    fn cast(text: &str) -> Cast {
+        Cast::of(&Manifest::parse("m".to_owned(), text).unwrap())
+    }
+
+    #[test]
+    fn the_example_plays_the_whole_day() {
+        let cast = cast(EXAMPLE);
+        assert_eq!((cast.machines, cast.clusters), (3, vec!["demo".to_owned()]));
+        let day = cast.day.unwrap();
+        assert_eq!((day.planes(), day.workers(), day.grown), (3, 4, 7));
+        assert_eq!(day.workers.template, "demo-workers");
+        assert_eq!(Day::newer(&day.plane), "demo-control-plane-v1-37-0");
+    }
+
+    #[test]
+    fn a_manifest_that_lacks_something_says_what() {
+        for (from, to, part) in [
+            (
+                "kind: KubeadmControlPlane",
+                "kind: OtherControlPlane",
+                "KubeadmControlPlane",
+            ),
+            (
+                "kind: MachineDeployment",
+                "kind: MachineSet",
+                "MachineDeployment",
+            ),
+            (
+                "kind: MachineHealthCheck",
+                "kind: Other",
+                "MachineHealthCheck",
+            ),
+            ("v1.36.0", "v1.35.2", "image"),
+            ("templateID: 9000", "localStorage: true", "templateID"),
+        ] {
+            let why = cast(&EXAMPLE.replace(from, to)).day.unwrap_err();
+            assert!(why.contains(part), "{from}: {why}");
+        }
+    }
+}
