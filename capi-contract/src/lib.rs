@@ -102,6 +102,7 @@
 //! | lifecycle hooks | [`Hook`], [`Moment`], [`Verdict`] |
 //! | CRDs, templates, status fields | [`crd`], [`template!`] |
 //! | conditions and reasons | [`condition`] |
+//! | rules for webhooks, findings of a doctor | [`admission`], [`checkup`] |
 //! | may anything be done now? | [`gate`] |
 //! | what survives a crash | [`ledger`] |
 //! | core's kinds, read only | [`view`] |
@@ -127,7 +128,9 @@
 //!
 //! [Cluster API]: https://cluster-api.sigs.k8s.io
 
+pub mod admission;
 mod bootstrap;
+pub mod checkup;
 mod child;
 mod class;
 mod cluster;

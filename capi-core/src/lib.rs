@@ -111,7 +111,9 @@
 //! | [`Telemetry`] | metrics in a registry of the caller's |
 //! | [`Status`] | whether a provider is ready, for a health endpoint |
 //! | [`lease`] | leader election by a Kubernetes Lease |
-//! | [`serve`](mod@serve) | health, readiness and metrics over HTTP |
+//! | [`serve`](mod@serve) | health, readiness, metrics and webhooks over HTTP |
+//! | [`command`] | `run`, `manifests`, `doctor`: the program of a provider |
+//! | [`manifests`] | what it takes to install one |
 //!
 //! Inside, `engine` knows one thing outside Kubernetes and nothing of Cluster API: a pure decision
 //! table and the pass around it. `provider` knows the kinds: watches, gates, children, conditions.
@@ -134,9 +136,11 @@
 //! enables exactly one.
 
 mod client;
+pub mod command;
 mod engine;
 mod events;
 pub mod lease;
+pub mod manifests;
 mod options;
 mod provider;
 pub mod serve;

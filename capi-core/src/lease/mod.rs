@@ -509,6 +509,7 @@ impl Election {
 }
 
 /// How we stand after a try.
+#[derive(Clone, Copy)]
 enum Standing {
     /// The lease is ours, from the moment at which we asked.
     Held,

@@ -107,7 +107,7 @@ pub(super) fn claim(me: &str, length: Duration, seen: &Lease, wall: Timestamp) -
         let transitions = old.lease_transitions.unwrap_or_default();
         spec["leaseTransitions"] = json!(transitions.saturating_add(1));
     }
-    guarded(seen, spec)
+    guarded(seen, &spec)
 }
 
 /// The merge patch that gives a Lease back, so that the next holder need not wait.
@@ -117,7 +117,7 @@ pub(super) fn release(seen: &Lease, wall: Timestamp) -> Value {
         "leaseDurationSeconds": RELEASED_SECONDS,
         "renewTime": MicroTime(wall),
     });
-    guarded(seen, spec)
+    guarded(seen, &spec)
 }
 
 /// A new Lease.
@@ -135,7 +135,7 @@ pub(super) fn first(me: &str, name: &str, length: Duration, wall: Timestamp) -> 
     lease
 }
 
-fn guarded(seen: &Lease, spec: Value) -> Value {
+fn guarded(seen: &Lease, spec: &Value) -> Value {
     json!({"metadata": {"resourceVersion": seen.metadata.resource_version}, "spec": spec})
 }
 

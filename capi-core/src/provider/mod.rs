@@ -136,6 +136,12 @@ impl<C: Connect, IC, IM> Provider<C, IC, IM> {
         self.status.clone()
     }
 
+    /// Tells whether it is ready through this, beside an earlier run that did.
+    pub(crate) fn told_by(mut self, status: Status) -> Self {
+        self.status = status;
+        self
+    }
+
     /// Replaces the settings.
     pub fn options(mut self, options: Options) -> Self {
         self.options = options;

@@ -1,7 +1,12 @@
-//! Health, readiness and metrics over HTTP.
+//! Health, readiness, metrics and webhooks over HTTP.
 //!
 //! The paths are those of the Cluster API managers: `/healthz` and `/readyz` on the health address
-//! (by convention `:9440`), `/metrics` on the diagnostics address.
+//! (by convention `:9440`), `/metrics` on the diagnostics address (`:8443`, over TLS and
+//! [guarded]), `/validate-...` on the webhook port (`9443`).
+
+mod guard;
+mod tls;
+mod webhook;
 
 use std::future::Future;
 use std::io;
@@ -17,6 +22,10 @@ use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 
+pub use self::guard::guarded;
+pub use self::tls::{Certificate, TlsError, serve_tls};
+pub(crate) use self::webhook::Reviewed;
+pub use self::webhook::Webhooks;
 use crate::provider::Status;
 
 /// The content type of the OpenMetrics text format.

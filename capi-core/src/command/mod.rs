@@ -1,0 +1,258 @@
+//! The commands of every provider's program, from one place.
+//!
+//! A provider's `main.rs` says what is its own, as a [`Program`], and calls [`main`]. The flags follow
+//! those of the Cluster API managers, so that manifests and habits carry over.
+//!
+//! | command | does |
+//! |---|---|
+//! | `run` | runs the provider: engine, election, health, metrics, webhooks |
+//! | `manifests` | writes what `clusterctl` or `kubectl apply` needs |
+//! | `doctor` | looks whether the platform can be used, and says what to change |
+//! | `version` | prints name and version |
+
+mod checkup;
+mod flags;
+mod logs;
+mod run;
+
+use std::error::Error;
+use std::ffi::OsString;
+use std::future::Future;
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use capi_contract::checkup::Checkup;
+use capi_contract::{Connect, External, InfraCluster, InfraMachine};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use self::flags::{ManifestFlags, RunFlags};
+use crate::lease::LeaseError;
+use crate::manifests::{ManifestError, Package};
+use crate::provider::RunError;
+use crate::serve::{TlsError, Webhooks};
+
+/// What a provider's own code reports: any error. It is shown with its sources and must hold no secret.
+pub type BoxError = Box<dyn Error + Send + Sync>;
+
+/// What a program has that others have not.
+pub trait Program: Send + Sync + 'static {
+    /// Flags of `run` beside those of every provider.
+    type RunFlags: Args + Send + Sync;
+    /// Flags of `doctor`.
+    type DoctorFlags: Args + Send + Sync;
+    /// Makes sessions.
+    type Connector: Connect<Session = <Self::Clusters as External>::Session>;
+    /// Builds infra clusters.
+    type Clusters: InfraCluster;
+    /// Builds machines.
+    type Machines: InfraMachine<
+            Session = <Self::Clusters as External>::Session,
+            Cluster = <Self::Clusters as InfraCluster>::Kind,
+        >;
+
+    /// Name, version, definitions: what the manifests say.
+    fn package() -> Package;
+
+    /// What builds infra clusters.
+    fn clusters() -> Self::Clusters;
+
+    /// What builds machines.
+    fn machines() -> Self::Machines;
+
+    /// What makes sessions. Asked at the start, and again after leadership was lost.
+    ///
+    /// # Errors
+    ///
+    /// For settings that cannot be used; `run` ends with the message.
+    fn connector(flags: &Self::RunFlags) -> Result<Self::Connector, BoxError>;
+
+    /// The rules that the webhooks serve.
+    fn webhooks() -> Webhooks {
+        Webhooks::new()
+    }
+
+    /// Looks whether the platform can be used.
+    fn doctor(flags: Self::DoctorFlags) -> impl Future<Output = Checkup> + Send;
+}
+
+/// Why a command ended.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CommandError {
+    /// There is no usable kubeconfig.
+    #[error("read the kubeconfig {path}")]
+    Kubeconfig {
+        /// Its path.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: kube::config::KubeconfigError,
+    },
+    /// Neither a kubeconfig nor a pod's service account was found.
+    #[error("find a cluster: give --kubeconfig, set KUBECONFIG or run in a pod")]
+    NoCluster(#[source] kube::config::InferConfigError),
+    /// The client cannot be made from the configuration.
+    #[error("make a Kubernetes client")]
+    Client(#[source] kube::Error),
+    /// An address cannot be listened on.
+    #[error("listen on {address} for --{flag}")]
+    Listen {
+        /// The flag that names the address.
+        flag: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A server ended.
+    #[error("serve for --{flag}")]
+    Serve {
+        /// The flag of the server.
+        flag: &'static str,
+        /// Why it ended.
+        source: BoxError,
+    },
+    /// A certificate cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The election cannot be held.
+    #[error(transparent)]
+    Lease(#[from] LeaseError),
+    /// The provider's own settings cannot be used.
+    #[error("set up the provider")]
+    Provider(#[source] BoxError),
+    /// A setting of the engine cannot be used.
+    #[error(transparent)]
+    Run(#[from] RunError),
+    /// Signals cannot be waited for.
+    #[error("wait for signals")]
+    Signal(#[source] io::Error),
+    /// A second signal came during the stop.
+    #[error("stopped by a second signal, before the passes under way had ended")]
+    Cut,
+    /// Manifests cannot be made.
+    #[error(transparent)]
+    Manifests(#[from] ManifestError),
+    /// Something cannot be written.
+    #[error("write {what}")]
+    Write {
+        /// The file, or standard output.
+        what: String,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// The command line.
+#[derive(Debug, Parser)]
+struct Arguments<R: Args, D: Args> {
+    #[command(subcommand)]
+    command: Command<R, D>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command<R: Args, D: Args> {
+    /// Runs the provider until SIGTERM or SIGINT.
+    Run {
+        #[command(flatten)]
+        flags: Box<RunFlags>,
+        #[command(flatten)]
+        own: R,
+    },
+    /// Writes the manifests: to standard output for kubectl apply, to a directory for clusterctl.
+    Manifests(Box<ManifestFlags>),
+    /// Looks whether the platform can be used, and says what to change.
+    Doctor(D),
+    /// Prints name and version.
+    Version,
+}
+
+/// Runs the command that the process's arguments name.
+///
+/// Exit codes: 0 for success, 1 if the command failed or `doctor` found something, 2 for a command line
+/// that is not understood.
+pub async fn main<P: Program>() -> ExitCode {
+    run_from::<P>(std::env::args_os()).await
+}
+
+/// The same with the given arguments, of which the first is the program's name.
+pub async fn run_from<P: Program>(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let package = P::package();
+    let parsed = parse::<P>(&package, arguments);
+    let command = match parsed {
+        Ok(arguments) => arguments.command,
+        Err(error) => {
+            // Help and version are written to standard output with code 0, mistakes to standard error.
+            let code = u8::try_from(error.exit_code()).unwrap_or(2);
+            let _ = error.print();
+            return ExitCode::from(code);
+        }
+    };
+    let done = match command {
+        Command::Run { flags, own } => {
+            logs::begin(flags.logging_format, flags.verbosity);
+            let done = run::run::<P>(&package, *flags, own).await;
+            if let Err(error) = &done {
+                tracing::error!(error = chain(error), "the provider stopped");
+            }
+            return code(done.is_ok());
+        }
+        Command::Manifests(flags) => flags::write_manifests::<P>(&package, &flags),
+        Command::Doctor(flags) => {
+            let checkup = P::doctor(flags).await;
+            let shown = print(&checkup::render(&checkup));
+            if shown.is_ok() && !checkup.is_healthy() {
+                return ExitCode::FAILURE;
+            }
+            shown
+        }
+        Command::Version => print(&format!("{} v{}\n", package.label(), package.version)),
+    };
+    if let Err(error) = &done {
+        let _ = writeln!(io::stderr(), "error: {}", chain(error));
+    }
+    code(done.is_ok())
+}
+
+fn parse<P: Program>(
+    package: &Package,
+    arguments: impl IntoIterator<Item = OsString>,
+) -> Result<Arguments<P::RunFlags, P::DoctorFlags>, clap::Error> {
+    let command = Arguments::<P::RunFlags, P::DoctorFlags>::command()
+        .about(package.about)
+        .version(package.version);
+    let matches = command.try_get_matches_from(arguments)?;
+    Arguments::from_arg_matches(&matches)
+}
+
+fn code(is_good: bool) -> ExitCode {
+    if is_good {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+fn print(text: &str) -> Result<(), CommandError> {
+    let written = io::stdout().lock().write_all(text.as_bytes());
+    written.map_err(|source| CommandError::Write {
+        what: "to standard output".to_owned(),
+        source,
+    })
+}
+
+/// An error with its sources, each said once.
+pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(next) = source {
+        let more = next.to_string();
+        if !text.ends_with(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+        source = next.source();
+    }
+    text
+}

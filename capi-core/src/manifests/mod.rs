@@ -1,0 +1,309 @@
+//! What it takes to install a provider, made from what its program is: values in, YAML out.
+//!
+//! Nothing is written by hand twice: definitions come from the types, rights from what the engine does
+//! with them, webhooks from the rules that are served (rules CTL-*, CRD-*, RB-*, WH-01).
+
+mod deployment;
+mod rights;
+mod webhook;
+
+use capi_contract::{ChildKind, InfraCluster as _, InfraMachine as _};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::Resource;
+use serde_json::{Value, json};
+
+use crate::command::Program;
+use crate::serve::Reviewed;
+
+/// Label with the provider's name on everything that belongs to it (CTL-04).
+const PROVIDER_LABEL: &str = "cluster.x-k8s.io/provider";
+
+/// The contract that every release of this SDK speaks.
+const CONTRACT: &str = "v1beta2";
+
+/// What a provider is called, and what it ships.
+#[derive(Clone, Debug)]
+pub struct Package {
+    /// Name as `clusterctl init --infrastructure` takes it (CTL-03): `proxmox`.
+    pub name: &'static str,
+    /// One line about it, for `--help`.
+    pub about: &'static str,
+    /// Version without `v`: `1.0.0`.
+    pub version: &'static str,
+    /// Path of the program in its image.
+    pub binary: &'static str,
+    /// Image without a tag.
+    pub image: &'static str,
+    /// Namespace that it is installed into. Names of cluster-wide objects begin with it (CTL-09).
+    pub namespace: &'static str,
+    /// What names of namespaced objects begin with.
+    pub prefix: &'static str,
+    /// Name of the Lease. A drop-in takes its predecessor's, so that the two never act at once.
+    pub lease: &'static str,
+    /// Earlier release series, also those of a predecessor, without this version's own (CTL-02).
+    pub series: &'static [Series],
+    /// The definitions.
+    pub definitions: Vec<CustomResourceDefinition>,
+    /// Whether machines ask pools for addresses.
+    pub takes_addresses: bool,
+    /// A Secret whose keys become variables of the program, if it takes credentials that way.
+    pub environment: Option<Environment>,
+}
+
+/// A Secret whose keys become variables of the environment.
+#[derive(Clone, Copy, Debug)]
+pub struct Environment {
+    /// Name of the Secret.
+    pub secret: &'static str,
+    /// Variables and the keys that fill them. For `clusterctl` the variables are asked for by name
+    /// (CTL-06).
+    pub variables: &'static [(&'static str, &'static str)],
+}
+
+/// A release series and the contract that it speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Series {
+    /// Major version.
+    pub major: u32,
+    /// Minor version.
+    pub minor: u32,
+    /// Contract: `v1beta1`, `v1beta2`.
+    pub contract: &'static str,
+}
+
+/// Why manifests cannot be made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ManifestError {
+    /// The version is not `MAJOR.MINOR.PATCH`.
+    #[error("read the version {0:?}: expected MAJOR.MINOR.PATCH")]
+    Version(&'static str),
+    /// A definition is not of the form that is published.
+    #[error("publish a definition")]
+    Definition(#[source] serde_json::Error),
+    /// YAML cannot be written.
+    #[error("write YAML")]
+    Yaml(#[source] serde_saphyr::ser::Error),
+}
+
+impl Package {
+    /// The provider's label: `infrastructure-proxmox`.
+    #[must_use]
+    pub fn label(&self) -> String {
+        format!("infrastructure-{}", self.name)
+    }
+
+    fn cluster_wide(&self, what: &str) -> String {
+        format!("{}-{what}", self.namespace)
+    }
+
+    fn namespaced(&self, what: &str) -> String {
+        format!("{}-{what}", self.prefix)
+    }
+}
+
+/// What the user chooses.
+#[derive(Clone, Debug)]
+pub(crate) struct Choices {
+    /// Image with its tag; the package's at its version if not given.
+    pub(crate) image: Option<String>,
+    /// Namespaces to work in; empty means all, and rights in all.
+    pub(crate) namespaces: Vec<String>,
+    pub(crate) watch_filter: Option<String>,
+    pub(crate) replicas: u32,
+    pub(crate) webhooks: bool,
+    /// Whether variables are left for clusterctl to fill.
+    pub(crate) variables: bool,
+}
+
+/// What a program touches in Kubernetes.
+#[derive(Clone, Debug)]
+pub(crate) struct Surface {
+    group: String,
+    clusters: String,
+    machines: String,
+    children: Vec<ChildKind>,
+    reviewed: Vec<Reviewed>,
+}
+
+impl Surface {
+    pub(crate) fn of<P: Program>() -> Self {
+        type Object<T> = <T as capi_contract::External>::Object;
+        let mut children = P::clusters().child_kinds().to_vec();
+        children.extend_from_slice(P::machines().child_kinds());
+        children.sort();
+        children.dedup();
+        Self {
+            group: Object::<P::Clusters>::group(&()).into_owned(),
+            clusters: Object::<P::Clusters>::plural(&()).into_owned(),
+            machines: Object::<P::Machines>::plural(&()).into_owned(),
+            children,
+            reviewed: P::webhooks().reviewed(),
+        }
+    }
+}
+
+/// Everything that is installed, in the order in which it can be applied.
+pub(crate) fn components(
+    package: &Package,
+    surface: &Surface,
+    choices: &Choices,
+) -> Result<Vec<Value>, ManifestError> {
+    let with_webhooks = choices.webhooks && !surface.reviewed.is_empty();
+    let mut all = vec![json!({
+        "apiVersion": "v1", "kind": "Namespace", "metadata": {"name": package.namespace},
+    })];
+    for definition in &package.definitions {
+        all.push(serde_json::to_value(definition).map_err(ManifestError::Definition)?);
+    }
+    all.push(account(package));
+    all.extend(rights::objects(package, surface, choices));
+    if choices.variables {
+        all.extend(package.environment.map(|it| credentials(package, &it)));
+    }
+    if with_webhooks {
+        all.push(webhook::service(package));
+    }
+    all.push(deployment::deployment(package, choices, with_webhooks));
+    if with_webhooks {
+        all.extend(webhook::certificates(package));
+        all.push(webhook::configuration(package, &surface.reviewed));
+    }
+    for object in &mut all {
+        object["metadata"]["labels"][PROVIDER_LABEL] = json!(package.label());
+    }
+    Ok(all)
+}
+
+fn account(package: &Package) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "ServiceAccount",
+        "metadata": {"name": package.namespaced("manager"), "namespace": package.namespace},
+    })
+}
+
+/// The Secret with the program's own credentials, as clusterctl's variables.
+fn credentials(package: &Package, environment: &Environment) -> Value {
+    let data = environment.variables.iter();
+    let data = data.map(|(variable, key)| ((*key).to_owned(), json!(format!("${{{variable}:=}}"))));
+    json!({
+        "apiVersion": "v1", "kind": "Secret", "type": "Opaque",
+        "metadata": {"name": environment.secret, "namespace": package.namespace},
+        "stringData": data.collect::<serde_json::Map<_, _>>(),
+    })
+}
+
+/// `metadata.yaml`: which release series speak which contract (CTL-02).
+pub(crate) fn metadata(package: &Package) -> Result<Value, ManifestError> {
+    let mut numbers = package.version.split('.').map(str::parse::<u32>);
+    let (Some(Ok(major)), Some(Ok(minor))) = (numbers.next(), numbers.next()) else {
+        return Err(ManifestError::Version(package.version));
+    };
+    let own = Series {
+        major,
+        minor,
+        contract: CONTRACT,
+    };
+    let mut series = package.series.to_vec();
+    if !series.contains(&own) {
+        series.push(own);
+    }
+    series.sort_by_key(|one| (one.major, one.minor));
+    let series: Vec<_> = series
+        .iter()
+        .map(|one| json!({"major": one.major, "minor": one.minor, "contract": one.contract}))
+        .collect();
+    Ok(json!({
+        "apiVersion": "clusterctl.cluster.x-k8s.io/v1alpha3",
+        "kind": "Metadata",
+        "releaseSeries": series,
+    }))
+}
+
+/// Documents in one file. Keys are sorted, so that equal values give equal text.
+pub(crate) fn yaml(documents: &[Value]) -> Result<String, ManifestError> {
+    let mut text = String::new();
+    for document in documents {
+        if !text.is_empty() {
+            text.push_str("---\n");
+        }
+        let written = serde_saphyr::to_string(&sorted(document)).map_err(ManifestError::Yaml)?;
+        for line in written.lines() {
+            text.push_str(&quoted(line));
+            text.push('\n');
+        }
+    }
+    Ok(text)
+}
+
+/// Puts a variable that stands alone in quotes: whatever clusterctl fills in stays text (CTL-06).
+fn quoted(line: &str) -> String {
+    match line.split_once(": ${") {
+        Some((key, rest)) => format!("{key}: \"${{{rest}\""),
+        None => line.to_owned(),
+    }
+}
+
+fn sorted(value: &Value) -> Value {
+    match value {
+        Value::Object(map) => {
+            let mut pairs: Vec<_> = map.iter().collect();
+            pairs.sort_by_key(|(key, _)| *key);
+            let pairs = pairs.into_iter();
+            Value::Object(pairs.map(|(k, v)| (k.clone(), sorted(v))).collect())
+        }
+        Value::Array(items) => Value::Array(items.iter().map(sorted).collect()),
+        plain => plain.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn package(version: &'static str) -> Package {
+        const EARLIER: &[Series] = &[Series {
+            major: 0,
+            minor: 9,
+            contract: "v1beta1",
+        }];
+        Package {
+            name: "rack",
+            about: "Machines in a rack",
+            version,
+            binary: "/rack",
+            image: "registry.example.com/rack",
+            namespace: "capr-system",
+            prefix: "capr",
+            lease: "rack",
+            series: EARLIER,
+            definitions: Vec::new(),
+            takes_addresses: false,
+            environment: Some(Environment {
+                secret: "rack-credentials",
+                variables: &[("RACK_TOKEN", "token")],
+            }),
+        }
+    }
+
+    #[test]
+    fn ctl_02_all_series_are_listed_with_their_contract() {
+        let series = &metadata(&package("1.2.3")).unwrap()["releaseSeries"];
+        assert_eq!(series[0], json!({"major": 0, "minor": 9, "contract": "v1beta1"}));
+        assert_eq!(series[1], json!({"major": 1, "minor": 2, "contract": "v1beta2"}));
+        assert!(metadata(&package("next")).is_err());
+    }
+
+    /// clusterctl fills in text before it reads YAML: numbers and nothing must stay strings.
+    #[test]
+    fn ctl_06_what_fills_a_variable_stays_text() {
+        let package = package("1.0.0");
+        let secret = credentials(&package, &package.environment.unwrap());
+        let text = yaml(&[secret]).unwrap();
+        for value in ["", "12345", "user@pve!token"] {
+            let filled = text.replace("${RACK_TOKEN:=}", value);
+            let read: Value = serde_saphyr::from_str(&filled).unwrap();
+            assert_eq!(read["stringData"]["token"], value, "{text}");
+        }
+    }
+}
