@@ -231,10 +231,7 @@ mod tests {
 
     fn asked(old: Option<&ConfigMap>, new: &ConfigMap, dry_run: bool) -> Vec<String> {
         let wish = Wish { old, new, dry_run };
-        review(&Rules, &wish)
-            .into_iter()
-            .map(|f| f.field)
-            .collect()
+        review(&Rules, &wish).into_iter().map(|f| f.field).collect()
     }
 
     #[test]
@@ -333,7 +330,11 @@ mod tests {
         let labels = [(key.to_owned(), value.to_owned())].into();
         let faults = template_metadata("spec.template.metadata", &labels, &BTreeMap::new());
         assert_eq!(faults.is_empty(), is_good, "{faults:?}");
-        assert!(faults.iter().all(|fault| fault.field.ends_with(&format!("labels[{key}]"))));
+        assert!(
+            faults
+                .iter()
+                .all(|fault| fault.field.ends_with(&format!("labels[{key}]")))
+        );
     }
 
     #[test]

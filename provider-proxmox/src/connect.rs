@@ -277,6 +277,36 @@ impl Settings {
         .settings()
     }
 
+    /// The token's id, which is no secret.
+    pub fn token(&self) -> &str {
+        &self.token
+    }
+
+    /// Whether the server's certificate is looked at.
+    pub fn is_verified(&self) -> bool {
+        !matches!(self.trust, Trust::Insecure)
+    }
+
+    /// A client over HTTPS; `place` is what messages call these settings.
+    ///
+    /// # Errors
+    ///
+    /// If the authority cannot be used.
+    pub fn client(&self, place: &str) -> Result<Client, ConnectError> {
+        let https = Https::new(self.url.clone(), &self.trust);
+        let https = https.map_err(|fault| ConnectError::Trust {
+            place: place.to_owned(),
+            key: "root_ca",
+            fault,
+        })?;
+        Ok(self.client_through(Arc::new(https)))
+    }
+
+    fn client_through(&self, transport: Arc<dyn Transport>) -> Client {
+        let secret = self.secret.expose_secret().to_owned().into();
+        Client::new(transport, &self.token, &secret)
+    }
+
     /// Reads the process's environment; `None` if it names no address.
     ///
     /// # Errors
@@ -324,23 +354,11 @@ impl Connector {
     }
 
     fn session(&self, place: &str, settings: &Settings) -> Result<Session, ConnectError> {
-        let transport = match &self.through {
-            Some(transport) => transport.clone(),
-            None => {
-                let https = Https::new(settings.url.clone(), &settings.trust);
-                Arc::new(https.map_err(|fault| ConnectError::Trust {
-                    place: place.to_owned(),
-                    key: "root_ca",
-                    fault,
-                })?)
-            }
+        let client = match &self.through {
+            Some(transport) => settings.client_through(transport.clone()),
+            None => settings.client(place)?,
         };
-        let secret = settings.secret.expose_secret().to_owned().into();
-        Ok(Session::new(Client::new(
-            transport,
-            &settings.token,
-            &secret,
-        )))
+        Ok(Session::new(client))
     }
 }
 

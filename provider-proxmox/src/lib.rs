@@ -17,10 +17,14 @@
 //! | [`connect`] | from credentials to a session |
 //! | [`cluster`] | ProxmoxCluster on the seam |
 //! | [`machine`] | ProxmoxMachine on the seam |
+//! | [`admission`] | rules that schemas cannot state, for webhooks |
+//! | [`doctor`] | whether a Proxmox VE cluster can be used, and what to change |
 
+pub mod admission;
 pub mod api;
 pub mod cluster;
 pub mod connect;
+pub mod doctor;
 pub mod machine;
 pub mod network;
 pub mod placement;

@@ -74,12 +74,15 @@ mod tests {
     #[test]
     fn lines_stay_within_the_terminal_and_commands_can_be_pasted() {
         let mut checkup = Checkup::new();
-        checkup.good("reachable", "https://pve.example.com:8006 answers");
-        let command = "pveum acl modify /storage/local --tokens 'capi@pve!provider' --roles \
-                       PVEDatastoreAdmin --propagate 1";
+        checkup.good("reachable", "https://rack.example.com answers");
+        let command = "rackadm grant --path /storage/local --token 'capi!provider' --privileges \
+                       Datastore.Allocate,Datastore.Audit";
         checkup.bad("privileges", "a word ".repeat(30), command);
         let text = render(&checkup);
-        assert!(text.lines().all(|line| line.chars().count() <= WIDTH), "{text}");
+        assert!(
+            text.lines().all(|line| line.chars().count() <= WIDTH),
+            "{text}"
+        );
         let (_, pasted) = text.split_once("> ").unwrap();
         let pasted = pasted.split("\n\n").next().unwrap().replace("\\\n", " ");
         let words: Vec<_> = pasted.split_whitespace().collect();

@@ -11,6 +11,7 @@
 //! | `version` | prints name and version |
 
 mod checkup;
+mod cluster;
 mod flags;
 mod logs;
 mod run;
@@ -27,6 +28,7 @@ use capi_contract::checkup::Checkup;
 use capi_contract::{Connect, External, InfraCluster, InfraMachine};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
+pub use self::cluster::credentials;
 use self::flags::{ManifestFlags, RunFlags};
 use crate::lease::LeaseError;
 use crate::manifests::{ManifestError, Package};
@@ -92,9 +94,20 @@ pub enum CommandError {
     /// Neither a kubeconfig nor a pod's service account was found.
     #[error("find a cluster: give --kubeconfig, set KUBECONFIG or run in a pod")]
     NoCluster(#[source] kube::config::InferConfigError),
+    /// The Secret is not named as it should be.
+    #[error("read Secret {0:?}: name it as NAMESPACE/NAME")]
+    SecretName(String),
+    /// The Secret cannot be read.
+    #[error("read Secret {name}")]
+    Secret {
+        /// Namespace and name.
+        name: String,
+        /// What Kubernetes said.
+        source: Box<kube::Error>,
+    },
     /// The client cannot be made from the configuration.
     #[error("make a Kubernetes client")]
-    Client(#[source] kube::Error),
+    Client(#[source] Box<kube::Error>),
     /// An address cannot be listened on.
     #[error("listen on {address} for --{flag}")]
     Listen {

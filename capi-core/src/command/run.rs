@@ -6,10 +6,7 @@ use std::sync::Arc;
 use axum::Router;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use http::HeaderValue;
-use http::header::USER_AGENT;
-use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Client, Config};
+use kube::Client;
 use parking_lot::Mutex;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
@@ -18,7 +15,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::flags::{Bind, RunFlags};
-use super::{CommandError, Program};
+use super::{CommandError, Program, cluster};
 use crate::lease::{Election, LeaseOptions};
 use crate::manifests::Package;
 use crate::options::{Leadership, Options};
@@ -38,9 +35,10 @@ pub(super) async fn run<P: Program>(
     // Mistakes of the user first, before anything is reached.
     P::connector(&own).map_err(CommandError::Provider)?;
     let mut signals = Signals::new()?;
-    let config = configuration(package, &flags).await?;
+    let agent = format!("{}/v{}", package.label(), package.version);
+    let config = cluster::configuration(flags.kubeconfig.as_deref(), &agent).await?;
     let namespace = config.default_namespace.clone();
-    let client = crate::client(config).map_err(CommandError::Client)?;
+    let client = cluster::client(config)?;
     let mut registry = Registry::default();
     let build = Info::new(vec![
         ("provider", package.label()),
@@ -78,7 +76,11 @@ pub(super) async fn run<P: Program>(
         election,
     };
     let stop = CancellationToken::new();
-    tracing::info!(provider = package.label(), version = package.version, "the provider starts");
+    tracing::info!(
+        provider = package.label(),
+        version = package.version,
+        "the provider starts"
+    );
     let worked = work.until(stop.clone().cancelled_owned());
     let mut worked = std::pin::pin!(worked);
     let mut served = std::pin::pin!(first_end(servers));
@@ -119,7 +121,8 @@ impl<P: Program> Work<P> {
             return self.provide(Leadership::always(), stop.boxed()).await;
         };
         let election = Election::new(self.client.clone(), election)?;
-        let work = |term: crate::lease::Term| self.provide(term.leadership(), term.stopped().boxed());
+        let work =
+            |term: crate::lease::Term| self.provide(term.leadership(), term.stopped().boxed());
         // Lost during the stop: whoever leads now goes on.
         election.run(stop, work).await.unwrap_or(Ok(()))
     }
@@ -141,29 +144,6 @@ impl<P: Program> Work<P> {
             .told_by(self.status.clone());
         Ok(provider.run(self.client.clone(), stop).await?)
     }
-}
-
-async fn configuration(package: &Package, flags: &RunFlags) -> Result<Config, CommandError> {
-    let mut config = match &flags.kubeconfig {
-        Some(path) => {
-            let unread = |source| CommandError::Kubeconfig {
-                path: path.clone(),
-                source,
-            };
-            let kubeconfig = Kubeconfig::read_from(path).map_err(unread)?;
-            let options = KubeConfigOptions::default();
-            Config::from_custom_kubeconfig(kubeconfig, &options)
-                .await
-                .map_err(unread)?
-        }
-        None => Config::infer().await.map_err(CommandError::NoCluster)?,
-    };
-    let agent = format!("{}/v{}", package.label(), package.version);
-    // Label and version are ASCII words.
-    if let Ok(agent) = HeaderValue::from_str(&agent) {
-        config.headers.push((USER_AGENT, agent));
-    }
-    Ok(config)
 }
 
 /// Listens everywhere first, so that a port that is taken ends the program before it acts.

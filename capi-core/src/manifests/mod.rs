@@ -24,7 +24,7 @@ const CONTRACT: &str = "v1beta2";
 /// What a provider is called, and what it ships.
 #[derive(Clone, Debug)]
 pub struct Package {
-    /// Name as `clusterctl init --infrastructure` takes it (CTL-03): `proxmox`.
+    /// Name as `clusterctl init --infrastructure` takes it (CTL-03): `rack`.
     pub name: &'static str,
     /// One line about it, for `--help`.
     pub about: &'static str,
@@ -87,7 +87,7 @@ pub enum ManifestError {
 }
 
 impl Package {
-    /// The provider's label: `infrastructure-proxmox`.
+    /// The provider's label: `infrastructure-rack`.
     #[must_use]
     pub fn label(&self) -> String {
         format!("infrastructure-{}", self.name)
@@ -289,8 +289,14 @@ mod tests {
     #[test]
     fn ctl_02_all_series_are_listed_with_their_contract() {
         let series = &metadata(&package("1.2.3")).unwrap()["releaseSeries"];
-        assert_eq!(series[0], json!({"major": 0, "minor": 9, "contract": "v1beta1"}));
-        assert_eq!(series[1], json!({"major": 1, "minor": 2, "contract": "v1beta2"}));
+        assert_eq!(
+            series[0],
+            json!({"major": 0, "minor": 9, "contract": "v1beta1"})
+        );
+        assert_eq!(
+            series[1],
+            json!({"major": 1, "minor": 2, "contract": "v1beta2"})
+        );
         assert!(metadata(&package("next")).is_err());
     }
 
@@ -300,7 +306,7 @@ mod tests {
         let package = package("1.0.0");
         let secret = credentials(&package, &package.environment.unwrap());
         let text = yaml(&[secret]).unwrap();
-        for value in ["", "12345", "user@pve!token"] {
+        for value in ["", "12345", "user@rack!token"] {
             let filled = text.replace("${RACK_TOKEN:=}", value);
             let read: Value = serde_saphyr::from_str(&filled).unwrap();
             assert_eq!(read["stringData"]["token"], value, "{text}");

@@ -67,7 +67,11 @@ fn rules(package: &Package, surface: &Surface) -> Vec<Rule> {
 fn reviews() -> [Rule; 2] {
     [
         rule("authentication.k8s.io", ["tokenreviews"], &["create"]),
-        rule("authorization.k8s.io", ["subjectaccessreviews"], &["create"]),
+        rule(
+            "authorization.k8s.io",
+            ["subjectaccessreviews"],
+            &["create"],
+        ),
     ]
 }
 
@@ -77,14 +81,14 @@ pub(super) fn objects(package: &Package, surface: &Surface, choices: &Choices) -
     let rules = rules(package, surface);
     if choices.namespaces.is_empty() {
         let name = package.cluster_wide("manager");
-        let rules = rules.iter().chain(reviews().iter()).map(written).collect();
-        all.extend(granted(package, &Scope::Cluster, &name, rules));
+        let rules: Vec<_> = rules.iter().chain(&reviews()).map(written).collect();
+        all.extend(granted(package, &Scope::Cluster, &name, &rules));
     } else {
         let name = package.namespaced("manager");
+        let rules: Vec<_> = rules.iter().map(written).collect();
         for namespace in &choices.namespaces {
-            let rules = rules.iter().map(written).collect();
             let scope = Scope::Namespace(namespace);
-            all.extend(granted(package, &scope, &name, rules));
+            all.extend(granted(package, &scope, &name, &rules));
         }
     }
     let lease = rule(
@@ -94,7 +98,7 @@ pub(super) fn objects(package: &Package, surface: &Surface, choices: &Choices) -
     );
     let name = package.namespaced("leader-election");
     let scope = Scope::Namespace(package.namespace);
-    all.extend(granted(package, &scope, &name, vec![written(&lease)]));
+    all.extend(granted(package, &scope, &name, &[written(&lease)]));
     all
 }
 
@@ -108,7 +112,7 @@ fn written(rule: &Rule) -> Value {
 }
 
 /// A role and its binding to the program's account.
-fn granted(package: &Package, scope: &Scope<'_>, name: &str, rules: Vec<Value>) -> [Value; 2] {
+fn granted(package: &Package, scope: &Scope<'_>, name: &str, rules: &[Value]) -> [Value; 2] {
     let (role, binding) = match scope {
         Scope::Cluster => ("ClusterRole", "ClusterRoleBinding"),
         Scope::Namespace(_) => ("Role", "RoleBinding"),

@@ -46,7 +46,6 @@ pub(super) fn certificates(package: &Package) -> [Value; 2] {
                 "dnsNames": [host.clone(), format!("{host}.cluster.local")],
                 "issuerRef": {"kind": "Issuer", "name": issuer},
                 "secretName": certificate_secret(package),
-                "subject": {"organizations": ["k8s-sig-cluster-lifecycle"]},
             },
         }),
     ]

@@ -71,8 +71,7 @@ impl Webhooks {
     #[must_use]
     pub fn validate<A: Admission>(mut self, rules: A) -> Self {
         let judge = move |request: &Request| judge(&rules, request);
-        self.all
-            .push((Reviewed::of::<A::Kind>(), Arc::new(judge)));
+        self.all.push((Reviewed::of::<A::Kind>(), Arc::new(judge)));
         self
     }
 
@@ -87,7 +86,10 @@ impl Webhooks {
     }
 
     pub(crate) fn reviewed(&self) -> Vec<Reviewed> {
-        self.all.iter().map(|(reviewed, _)| reviewed.clone()).collect()
+        self.all
+            .iter()
+            .map(|(reviewed, _)| reviewed.clone())
+            .collect()
     }
 }
 
@@ -154,7 +156,11 @@ fn judge<A: Admission>(rules: &A, request: &Request) -> Result<(), String> {
 
 fn refusal<A: Admission>(request: &Request, why: &str) -> String {
     let (kind, group) = (A::Kind::kind(&()), A::Kind::group(&()));
-    format!("{kind}.{group} {:?} is invalid: {why}", request.name)
+    let of_group = if group.is_empty() { "" } else { "." };
+    format!(
+        "{kind}{of_group}{group} {:?} is invalid: {why}",
+        request.name
+    )
 }
 
 fn typed<K: serde::de::DeserializeOwned>(object: &DynamicObject) -> Result<K, String> {
@@ -194,7 +200,9 @@ mod tests {
             .unwrap();
         let response = routes.oneshot(request).await.unwrap();
         let status = response.status();
-        let bytes = axum::body::to_bytes(response.into_body(), 1 << 20).await.unwrap();
+        let bytes = axum::body::to_bytes(response.into_body(), 1 << 20)
+            .await
+            .unwrap();
         (status, serde_json::from_slice(&bytes).unwrap_or_default())
     }
 
@@ -217,9 +225,9 @@ mod tests {
     #[rstest]
     #[case::good("CREATE", Value::Null, object(&json!({"a": "fine"})), None)]
     #[case::one("CREATE", Value::Null, object(&json!({"a": "bad"})),
-        Some("ConfigMap. \"o\" is invalid: data.a: must not be bad"))]
+        Some("ConfigMap \"o\" is invalid: data.a: must not be bad"))]
     #[case::two("CREATE", Value::Null, object(&json!({"a": "bad", "b": "bad"})),
-        Some("ConfigMap. \"o\" is invalid: [data.a: must not be bad, data.b: must not be bad]"))]
+        Some("ConfigMap \"o\" is invalid: [data.a: must not be bad, data.b: must not be bad]"))]
     #[case::ratchet("UPDATE", object(&json!({"a": "bad"})), object(&json!({"a": "bad"})), None)]
     #[case::never_ours("UPDATE", object(&json!(7)), object(&json!(8)), None)]
     #[case::wh_06_delete("DELETE", object(&json!({"a": "bad"})), Value::Null, None)]

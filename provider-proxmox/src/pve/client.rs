@@ -1,7 +1,7 @@
 //! Typed calls.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -186,6 +186,19 @@ impl Client {
         }
         let call = Call::get("ask for the version", "/version");
         Ok(self.ask::<Version>(call).await?.version)
+    }
+
+    /// `GET /access/permissions?path=`: the privileges of the token on a path.
+    ///
+    /// # Errors
+    ///
+    /// See [`Error`].
+    pub async fn rights(&self, path: &str) -> Result<BTreeSet<String>, Error> {
+        let attempt = format!("ask for the token's rights on {path}");
+        let call = Call::get(attempt, "/access/permissions").with("path", &path);
+        type Answer = BTreeMap<String, BTreeMap<String, serde_json::Value>>;
+        let all: Answer = self.ask(call).await?;
+        Ok(all.into_values().flat_map(BTreeMap::into_keys).collect())
     }
 
     /// `GET /cluster/resources`: guests, nodes and storages that the token may see.

@@ -16,7 +16,7 @@ mod upid;
 
 pub use client::{Client, CloneRequest, Image, LIFETIME_OF_A_REQUEST, Quick};
 pub use config::Config;
-pub use error::{Error, Refusal};
+pub use error::{Error, Fault, Refusal};
 pub use listing::{Power, Resource, ResourceKind, TaskRow, TaskState, VmStatus};
 pub use tls::{Fingerprint, FingerprintError, Trust, TrustError};
 pub use transport::{Https, Transport, TransportError};
