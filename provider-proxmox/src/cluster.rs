@@ -168,6 +168,7 @@ impl External for Clusters {
             port: port.into(),
         });
         facts.complete = true;
+        facts.failure_domains = spec.failure_domains();
         facts.health = if seen.nodes_online == 0 {
             Health::Held {
                 reason: reason::UNREACHABLE,

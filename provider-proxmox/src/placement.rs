@@ -29,6 +29,8 @@ pub struct NodeRow {
     pub online: bool,
     /// Memory in bytes.
     pub memory: u64,
+    /// Threads of its processors.
+    pub cpus: u64,
 }
 
 /// A virtual machine, template or container, from `GET /cluster/resources`.
@@ -48,6 +50,8 @@ pub struct GuestRow {
     pub tags: Tags,
     /// Memory in bytes that it was promised.
     pub memory: u64,
+    /// Virtual processors that it was promised.
+    pub cpus: u64,
 }
 
 /// What the hypervisor cluster consists of at the moment.
@@ -68,9 +72,11 @@ pub struct Reservation {
     pub node: String,
     /// Memory in bytes.
     pub memory: u64,
+    /// Virtual processors.
+    pub cpus: u64,
 }
 
-/// The template that a machine is cloned from.
+/// The template that a machine is cloned from, or one of its copies.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Template {
     /// Its number.
@@ -79,6 +85,8 @@ pub struct Template {
     pub node: String,
     /// Memory in bytes that a clone has unless told otherwise.
     pub memory: u64,
+    /// Virtual processors that a clone has unless told otherwise.
+    pub cpus: u64,
 }
 
 /// What a machine asks of a node.
@@ -86,14 +94,18 @@ pub struct Template {
 pub struct NodeRequest<'a> {
     /// Node that was named outright.
     pub target: Option<&'a str>,
-    /// Nodes to choose from; the template's if empty.
+    /// Nodes to choose from; those of the template if empty.
     pub allowed: &'a [String],
-    /// Node that has the template.
-    pub template_node: &'a str,
+    /// Nodes that have the template or a copy of it.
+    pub template_nodes: &'a [String],
     /// Memory in bytes.
     pub memory: u64,
     /// Percent of a node's memory that may be promised; 0 turns the check off.
     pub adjustment: u64,
+    /// Virtual processors.
+    pub cpus: u64,
+    /// Percent of a node's threads that may be promised; 0 turns the check off.
+    pub cpu_adjustment: u64,
     /// Machines of the same cluster and role by node.
     pub peers: &'a BTreeMap<String, usize>,
 }
@@ -165,8 +177,9 @@ pub enum PlacementError {
     },
     /// Several templates have the tags.
     #[error(
-        "find a template with tags {tags} (policy {policy}): {count} match, and it must be one; \
-         take the tags off the others or narrow templateSelector: {seen}"
+        "find a template with tags {tags} (policy {policy}): {count} match, and it must be one, or \
+         one copy per node with equal tags; take the tags off the others or narrow \
+         templateSelector: {seen}"
     )]
     ManyMatch {
         /// Value of matchTags.
@@ -190,14 +203,30 @@ pub enum PlacementError {
     },
     /// No allowed node can take the machine.
     #[error(
-        "place a machine with {memory_mib} MiB: no allowed node can take it ({nodes}); free \
-         memory, add nodes to allowedNodes or raise schedulerHints.memoryAdjustment"
+        "place a machine with {memory_mib} MiB and {cpus} CPUs: no allowed node can take it \
+         ({nodes}); remove machines, add nodes to allowedNodes or raise \
+         schedulerHints.memoryAdjustment or cpuAdjustment"
     )]
     NoNode {
         /// Memory of the machine.
         memory_mib: u64,
+        /// Virtual processors of the machine.
+        cpus: u64,
         /// Each allowed node and why not.
         nodes: String,
+    },
+    /// The machine may only be where its failure domain is not.
+    #[error(
+        "place a machine in failure domain {zone}: it has the nodes {nodes}, and {named}; change \
+         that, or allowedNodes of the zone in the ProxmoxCluster's zoneConfig"
+    )]
+    OutsideZone {
+        /// Name of the zone.
+        zone: String,
+        /// Nodes of the zone.
+        nodes: String,
+        /// What the machine says instead.
+        named: String,
     },
     /// All numbers of the range are taken.
     #[error(
@@ -223,10 +252,10 @@ impl Listing {
             .filter(|guest| guest.template && !guest.container)
     }
 
-    /// Memory in bytes that the guests of a node were promised, running or not. Templates never
-    /// run. Reservations count until their number is listed on that node: a clone is listed on
-    /// the node of its template until the end.
-    fn promised(&self, node: &str, reservations: &[Reservation]) -> u64 {
+    /// Memory in bytes and processors that the guests of a node were promised, running or not.
+    /// Templates never run. Reservations count until their number is listed on that node: a clone
+    /// is listed on the node of its template until the end.
+    fn promised(&self, node: &str, reservations: &[Reservation]) -> (u64, u64) {
         let here = |guest: &&GuestRow| guest.node == node && !guest.template;
         let listed: BTreeSet<u32> = self
             .guests
@@ -234,41 +263,56 @@ impl Listing {
             .filter(here)
             .map(|row| row.vmid)
             .collect();
-        let guests = self.guests.iter().filter(here).map(|guest| guest.memory);
+        let guests = self.guests.iter().filter(here);
+        let guests = guests.map(|guest| (guest.memory, guest.cpus));
         let reserved = reservations
             .iter()
             .filter(|reservation| reservation.node == node && !listed.contains(&reservation.vmid))
-            .map(|reservation| reservation.memory);
-        guests.chain(reserved).fold(0, u64::saturating_add)
+            .map(|reservation| (reservation.memory, reservation.cpus));
+        guests.chain(reserved).fold((0, 0), |(memory, cpus), more| {
+            (memory.saturating_add(more.0), cpus.saturating_add(more.1))
+        })
     }
 }
 
-/// Finds the template of a machine.
+/// Finds the template of a machine, with its copies: templates on other nodes that have equal tags, as
+/// storages that nodes do not share need them. Those of nodes that do not answer are left out.
 ///
 /// A number may name a virtual machine that is no template; Proxmox VE clones that, too.
 ///
 /// # Errors
 ///
-/// If none or several match, if it is on another node than the spec says, or if its node does not
-/// answer.
-pub fn template(
+/// If none or several match, if it is on another node than the spec says, or if no node that has it
+/// answers.
+pub fn templates(
     source: Option<TemplateSource<'_>>,
     listing: &Listing,
-) -> Result<Template, PlacementError> {
-    let row = match source.ok_or(PlacementError::NoSource)? {
-        TemplateSource::Id { node, vmid } => by_id(node, vmid, listing)?,
+) -> Result<Vec<Template>, PlacementError> {
+    let rows = match source.ok_or(PlacementError::NoSource)? {
+        TemplateSource::Id { node, vmid } => vec![by_id(node, vmid, listing)?],
         TemplateSource::Tags(selector) => by_tags(
             &selector.match_tags.iter().collect(),
             selector.match_policy,
             listing,
         )?,
     };
-    usable(&row.node, listing)?;
-    Ok(Template {
-        vmid: row.vmid,
-        node: row.node.clone(),
-        memory: row.memory,
-    })
+    let mut last = Ok(());
+    let mut found = Vec::new();
+    for row in rows {
+        match usable(&row.node, listing) {
+            Ok(_) => found.push(Template {
+                vmid: row.vmid,
+                node: row.node.clone(),
+                memory: row.memory,
+                cpus: row.cpus,
+            }),
+            Err(error) => last = Err(error),
+        }
+    }
+    if found.is_empty() {
+        last?;
+    }
+    Ok(found)
 }
 
 fn by_id<'a>(node: &str, vmid: i64, listing: &'a Listing) -> Result<&'a GuestRow, PlacementError> {
@@ -294,8 +338,8 @@ fn by_tags<'a>(
     tags: &Tags,
     policy: MatchPolicy,
     listing: &'a Listing,
-) -> Result<&'a GuestRow, PlacementError> {
-    let matches: Vec<&GuestRow> = match policy {
+) -> Result<Vec<&'a GuestRow>, PlacementError> {
+    let mut matches: Vec<&GuestRow> = match policy {
         MatchPolicy::Exact => listing
             .templates()
             .filter(|row| row.tags == *tags)
@@ -313,8 +357,9 @@ fn by_tags<'a>(
         MatchPolicy::UniqueSubset => "uniqueSubset",
         MatchPolicy::BestSubset => "bestSubset",
     };
+    matches.sort_by_key(|row| (&row.node, row.vmid));
     match matches.as_slice() {
-        [row] => Ok(row),
+        several if are_copies(several) => Ok(matches),
         [] => Err(PlacementError::NoMatch {
             tags: tags.to_string(),
             policy,
@@ -327,6 +372,12 @@ fn by_tags<'a>(
             seen: list(several.iter().map(|row| describe(row))),
         }),
     }
+}
+
+/// Whether these are one template, as far as tags tell: equal tags, and one on each node.
+fn are_copies(sorted: &[&GuestRow]) -> bool {
+    let alike = |pair: &[&GuestRow]| pair[0].tags == pair[1].tags && pair[0].node != pair[1].node;
+    !sorted.is_empty() && sorted.windows(2).all(alike)
 }
 
 fn having<'a>(tags: &Tags, listing: &'a Listing) -> impl Iterator<Item = &'a GuestRow> {
@@ -348,12 +399,56 @@ fn usable<'a>(name: &str, listing: &'a Listing) -> Result<&'a NodeRow, Placement
     })
 }
 
+/// The nodes that a machine may be on: its own choice, else the zone's, else the cluster's; where it
+/// is in a zone that has nodes, only those.
+///
+/// # Errors
+///
+/// If the machine's own choice leaves none of the zone's.
+pub fn allowed(
+    zone: &str,
+    of_zone: &[String],
+    of_machine: &[String],
+    of_cluster: &[String],
+    target: Option<&str>,
+) -> Result<Vec<String>, PlacementError> {
+    let outside = |named: String| PlacementError::OutsideZone {
+        zone: zone.to_owned(),
+        nodes: list(of_zone.iter().cloned()),
+        named,
+    };
+    if of_zone.is_empty() {
+        let chosen = if of_machine.is_empty() {
+            of_cluster
+        } else {
+            of_machine
+        };
+        return Ok(chosen.to_vec());
+    }
+    if let Some(target) = target
+        && !of_zone.iter().any(|node| node == target)
+    {
+        return Err(outside(format!("spec.target names {target}")));
+    }
+    if of_machine.is_empty() {
+        return Ok(of_zone.to_vec());
+    }
+    let both = of_machine.iter().filter(|node| of_zone.contains(node));
+    let both: Vec<String> = both.cloned().collect();
+    if both.is_empty() {
+        let own = list(of_machine.iter().cloned());
+        return Err(outside(format!("spec.allowedNodes names {own}")));
+    }
+    Ok(both)
+}
+
 /// Chooses the node of a machine.
 ///
 /// The target, if one is named; the template's node, if no nodes are allowed; else, of the allowed
-/// nodes that are online and have the memory, the one with the fewest machines of the same role,
-/// then the one with the most memory left, then the first by name. The order is total, so that the
-/// same listing gives the same node.
+/// nodes that are online and have the memory and processors, the one with the fewest machines of
+/// the same set, then the one with the most memory left, then the first by name. Where the template
+/// has copies, allowed nodes without one are left out, unless none has one. The order is total, so
+/// that the same listing gives the same node.
 ///
 /// # Errors
 ///
@@ -363,13 +458,13 @@ pub fn node(
     listing: &Listing,
     reservations: &[Reservation],
 ) -> Result<NodeChoice, PlacementError> {
-    let named = match request.target {
-        Some(target) => Some((target, "spec.target names it")),
-        None if request.allowed.is_empty() => Some((
-            request.template_node,
+    let named = match (request.target, request.allowed, request.template_nodes) {
+        (Some(target), _, _) => Some((target, "spec.target names it")),
+        (None, [], [only]) => Some((
+            only.as_str(),
             "it holds the template, and allowedNodes is empty",
         )),
-        None => None,
+        (None, _, _) => None,
     };
     if let Some((name, reason)) = named {
         usable(name, listing)?;
@@ -379,7 +474,21 @@ pub fn node(
             explanation,
         });
     }
-    choose(request, listing, reservations)
+    choose(request, &candidates(request), listing, reservations)
+}
+
+fn candidates<'a>(request: &NodeRequest<'a>) -> BTreeSet<&'a str> {
+    let (allowed, templates) = (request.allowed, request.template_nodes);
+    if allowed.is_empty() {
+        return templates.iter().map(String::as_str).collect();
+    }
+    let with_copy = |node: &&String| templates.len() > 1 && templates.contains(node);
+    let near: BTreeSet<&str> = allowed.iter().filter(with_copy).map(String::as_str).collect();
+    if near.is_empty() {
+        allowed.iter().map(String::as_str).collect()
+    } else {
+        near
+    }
 }
 
 /// What became of one allowed node.
@@ -388,23 +497,27 @@ enum Candidate {
     Unknown,
     Offline,
     Short { left: u64 },
+    Crowded { left: u64 },
 }
 
 fn choose(
     request: &NodeRequest<'_>,
+    nodes: &BTreeSet<&str>,
     listing: &Listing,
     reservations: &[Reservation],
 ) -> Result<NodeChoice, PlacementError> {
-    let allowed: BTreeSet<&str> = request.allowed.iter().map(String::as_str).collect();
-    let candidates: Vec<(&str, Candidate)> = allowed
-        .into_iter()
-        .map(|name| (name, weigh(name, request, listing, reservations)))
+    let candidates: Vec<(&str, Candidate)> = nodes
+        .iter()
+        .map(|name| (*name, weigh(name, request, listing, reservations)))
         .collect();
     let fitting = candidates
         .iter()
         .filter_map(|(name, candidate)| match candidate {
             Candidate::Fits { peers, left } => Some((*name, *peers, *left)),
-            Candidate::Unknown | Candidate::Offline | Candidate::Short { .. } => None,
+            Candidate::Unknown
+            | Candidate::Offline
+            | Candidate::Short { .. }
+            | Candidate::Crowded { .. } => None,
         });
     // `min_by_key` takes the first of equals, and the names are sorted.
     match fitting.min_by_key(|(_, peers, left)| (*peers, std::cmp::Reverse(*left))) {
@@ -413,7 +526,7 @@ fn choose(
                 Some(left) => format!("{} MiB to promise", mib(left)),
                 None => "memory not checked".to_owned(),
             };
-            let explanation = format!("node {name}: {peers} machines of this role, {memory}");
+            let explanation = format!("node {name}: {peers} machines of this set, {memory}");
             Ok(NodeChoice {
                 node: name.to_owned(),
                 explanation,
@@ -421,6 +534,7 @@ fn choose(
         }
         None => Err(PlacementError::NoNode {
             memory_mib: mib(request.memory),
+            cpus: request.cpus,
             nodes: list(
                 candidates
                     .iter()
@@ -443,11 +557,17 @@ fn weigh(
         return Candidate::Offline;
     }
     let peers = request.peers.get(name).copied().unwrap_or(0);
+    let (memory, cpus) = listing.promised(name, reservations);
+    if request.cpu_adjustment > 0 {
+        let left = percent(row.cpus, request.cpu_adjustment).saturating_sub(cpus);
+        if left < request.cpus {
+            return Candidate::Crowded { left };
+        }
+    }
     if request.adjustment == 0 {
         return Candidate::Fits { peers, left: None };
     }
-    let promised = listing.promised(name, reservations);
-    let left = percent(row.memory, request.adjustment).saturating_sub(promised);
+    let left = percent(row.memory, request.adjustment).saturating_sub(memory);
     if left < request.memory {
         Candidate::Short { left }
     } else {
@@ -458,8 +578,8 @@ fn weigh(
     }
 }
 
-fn percent(memory: u64, adjustment: u64) -> u64 {
-    let scaled = u128::from(memory) * u128::from(adjustment) / 100;
+fn percent(whole: u64, adjustment: u64) -> u64 {
+    let scaled = u128::from(whole) * u128::from(adjustment) / 100;
     u64::try_from(scaled).unwrap_or(u64::MAX)
 }
 
@@ -474,6 +594,7 @@ impl fmt::Display for Candidate {
             Self::Unknown => f.write_str("is unknown"),
             Self::Offline => f.write_str("is offline"),
             Self::Short { left } => write!(f, "has {} MiB to promise", mib(*left)),
+            Self::Crowded { left } => write!(f, "has {left} CPUs to promise"),
         }
     }
 }

@@ -141,6 +141,8 @@ pub struct TemplateSpec {
     pub(crate) disk_gib: u64,
     pub(crate) pool: Option<String>,
     pub(crate) config: BTreeMap<String, String>,
+    pub(crate) is_template: bool,
+    pub(crate) snapshots: BTreeMap<String, BTreeMap<String, String>>,
 }
 
 impl TemplateSpec {
@@ -170,7 +172,23 @@ impl TemplateSpec {
             disk_gib: 8,
             pool: None,
             config,
+            is_template: true,
+            snapshots: BTreeMap::new(),
         }
+    }
+
+    /// A stopped VM, which can be cloned as well: only such have snapshots.
+    pub fn machine(mut self) -> Self {
+        self.is_template = false;
+        self
+    }
+
+    /// A snapshot, in which these keys of the configuration are different.
+    pub fn snapshot(mut self, name: &str, differences: &[(&str, &str)]) -> Self {
+        let differences = differences.iter();
+        let differences = differences.map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+        self.snapshots.insert(name.to_owned(), differences.collect());
+        self
     }
 
     /// Sets the tags, separated as Proxmox VE does: `a;b`.

@@ -3,6 +3,9 @@
     reason = "every print column has a name and a type"
 )]
 
+use std::collections::BTreeMap;
+
+use capi_contract::FailureDomain;
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -140,6 +143,12 @@ pub struct SchedulerHints {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub memory_adjustment: Option<i64>,
+
+    /// Percent of a node's CPU threads that may be promised to virtual machines; 400 promises each
+    /// thread four times. Not checked when not set or 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub cpu_adjustment: Option<i64>,
 }
 
 /// Addresses of one family.
@@ -195,6 +204,18 @@ pub struct ZoneConfig {
     /// Name servers of the machines of this zone.
     #[schemars(length(min = 1), extend("x-kubernetes-list-type" = "set"))]
     pub dns_servers: Vec<String>,
+
+    /// Proxmox VE nodes of this zone. A zone with nodes is a failure domain: it is listed in the
+    /// status, and machines whose failureDomain names it are placed on these nodes and take their
+    /// addresses from this zone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "set"))]
+    pub allowed_nodes: Vec<String>,
+
+    /// Whether machines of the control plane may be in this zone, if it is a failure domain; true
+    /// when not set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub control_plane: Option<bool>,
 }
 
 /// Values for ClusterClass patches; stored, and not used by the controller.
@@ -271,6 +292,43 @@ impl ProxmoxClusterSpec {
             .and_then(|hints| hints.memory_adjustment)
             .unwrap_or(DEFAULT_MEMORY_ADJUSTMENT);
         u64::try_from(percent).unwrap_or(0)
+    }
+
+    /// Percent of a node's threads that may be promised; 0 means the check is off.
+    ///
+    /// A negative value, which the schema refuses, reads as 0.
+    #[must_use]
+    pub fn cpu_adjustment(&self) -> u64 {
+        let hints = self.scheduler_hints.as_ref();
+        let percent = hints.and_then(|hints| hints.cpu_adjustment).unwrap_or(0);
+        u64::try_from(percent).unwrap_or(0)
+    }
+
+    /// Proxmox VE nodes of a zone; none if it has none, or if there is no such zone.
+    #[must_use]
+    pub fn zone_nodes(&self, zone: &str) -> &[String] {
+        let own = self.zone_config.iter().find(|config| config.zone == zone);
+        own.map(|config| config.allowed_nodes.as_slice())
+            .unwrap_or_default()
+    }
+
+    /// The zones that are failure domains: those with nodes of their own, sorted by name.
+    #[must_use]
+    pub fn failure_domains(&self) -> Vec<FailureDomain> {
+        let zones = self.zone_config.iter();
+        let mut domains: Vec<FailureDomain> = zones
+            .filter(|config| !config.allowed_nodes.is_empty())
+            .map(|config| FailureDomain {
+                name: config.zone.clone(),
+                control_plane: Some(config.control_plane.unwrap_or(true)),
+                attributes: BTreeMap::from([(
+                    "nodes".to_owned(),
+                    config.allowed_nodes.join(","),
+                )]),
+            })
+            .collect();
+        domains.sort_by(|a, b| a.name.cmp(&b.name));
+        domains
     }
 
     /// The endpoint as `(host, port)`, once both are set (rule IC-03: half an endpoint is none).
@@ -352,7 +410,10 @@ mod tests {
     #[test]
     fn memory_is_promised_once_unless_the_hints_say_otherwise() {
         let spec = |memory_adjustment| ProxmoxClusterSpec {
-            scheduler_hints: Some(SchedulerHints { memory_adjustment }),
+            scheduler_hints: Some(SchedulerHints {
+                memory_adjustment,
+                ..SchedulerHints::default()
+            }),
             ..ProxmoxClusterSpec::default()
         };
         assert_eq!(ProxmoxClusterSpec::default().memory_adjustment(), 100);

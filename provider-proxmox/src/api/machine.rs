@@ -202,7 +202,8 @@ pub struct ProxmoxMachineSpec {
 #[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TemplateSelector {
-    /// Tags of the template. Exactly one template must match.
+    /// Tags of the template. One template must match, or copies of one on different nodes, with
+    /// equal tags: then each machine is placed where a copy is, and cloned from it.
     #[schemars(
         length(min = 1),
         inner(regex(pattern = r"^[a-zA-Z0-9_][a-zA-Z0-9_\-\+\.]*$")),

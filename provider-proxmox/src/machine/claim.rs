@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use capi_contract::{Mark, Proof};
 use serde::{Deserialize, Serialize};
 
-use super::{MachineError, Scope};
-use crate::api::ProxmoxMachine;
+use super::{MachineError, Scope, zone};
+use crate::api::{ProxmoxMachine, ProxmoxMachineSpec};
 use crate::placement::{
     self, GuestRow, Listing as Hypervisor, NodeRequest, NodeRow, Reservation, VmidRequest,
 };
@@ -156,6 +156,7 @@ fn hypervisor(listing: &Listing) -> Hypervisor {
                 name: row.node.clone(),
                 online: row.status == "online",
                 memory: row.maxmem.unwrap_or_default(),
+                cpus: row.maxcpu.unwrap_or_default(),
             }),
             (ResourceKind::Qemu | ResourceKind::Lxc, Some(vmid)) => all.guests.push(GuestRow {
                 vmid,
@@ -165,6 +166,7 @@ fn hypervisor(listing: &Listing) -> Hypervisor {
                 container: row.kind == ResourceKind::Lxc,
                 tags: Tags::parse(row.tags.as_deref().unwrap_or_default()),
                 memory: row.maxmem.unwrap_or_default(),
+                cpus: row.maxcpu.unwrap_or_default(),
             }),
             _ => {}
         }
@@ -239,6 +241,16 @@ pub(super) async fn choose(
     Err(MachineError::VmidsHidden)
 }
 
+/// Virtual processors of a machine. Of a template only the product is known: where only one of the
+/// factors is named, the other counts as one.
+fn cpus(spec: &ProxmoxMachineSpec, of_template: u64) -> u64 {
+    let factor = |value: Option<i64>| value.and_then(|value| u64::try_from(value).ok());
+    match (factor(spec.num_sockets), factor(spec.num_cores)) {
+        (None, None) => of_template,
+        (sockets, cores) => sockets.unwrap_or(1).saturating_mul(cores.unwrap_or(1)),
+    }
+}
+
 fn promise(
     on: &Session,
     scope: &Scope,
@@ -249,29 +261,42 @@ fn promise(
     given_up: Option<&MachineClaim>,
 ) -> Result<MachineClaim, MachineError> {
     let spec = &scope.object.spec;
-    let template = placement::template(spec.template(), hypervisor)?;
+    let templates = placement::templates(spec.template(), hypervisor)?;
+    let Some(first) = templates.first() else {
+        return Err(placement::PlacementError::NoSource.into());
+    };
     let memory = match spec.memory_mib.and_then(|mib| u64::try_from(mib).ok()) {
         Some(mib) if mib > 0 => mib << 20,
-        _ => template.memory,
+        _ => first.memory,
     };
+    let cpus = cpus(spec, first.cpus);
     let name = scope.name().name;
     let set = set_of(&name);
     let (reservations, promised) = on.promised(set);
     let cluster = &scope.cluster.spec;
-    let own = &spec.allowed_nodes;
+    let network = zone::network_of(scope)?;
+    let target = spec.target.as_deref();
+    let allowed = placement::allowed(
+        network.zone(),
+        cluster.zone_nodes(network.zone()),
+        &spec.allowed_nodes,
+        &cluster.allowed_nodes,
+        target,
+    )?;
+    let template_nodes: Vec<String> = templates.iter().map(|one| one.node.clone()).collect();
     let request = NodeRequest {
-        target: spec.target.as_deref(),
-        allowed: if own.is_empty() {
-            &cluster.allowed_nodes
-        } else {
-            own
-        },
-        template_node: &template.node,
+        target,
+        allowed: &allowed,
+        template_nodes: &template_nodes,
         memory,
         adjustment: cluster.memory_adjustment(),
+        cpus,
+        cpu_adjustment: cluster.cpu_adjustment(),
         peers: &peers(hypervisor, set, &promised),
     };
     let node = placement::node(&request, hypervisor, &reservations)?.node;
+    let near = templates.iter().find(|template| template.node == node);
+    let template = near.unwrap_or(first);
     let used = hypervisor
         .guests
         .iter()
@@ -292,6 +317,7 @@ fn promise(
             vmid,
             node: node.clone(),
             memory,
+            cpus,
         },
         set,
     );
@@ -300,7 +326,7 @@ fn promise(
         node,
         template: Some(TemplateRef {
             vmid: template.vmid,
-            node: template.node,
+            node: template.node.clone(),
         }),
         seed: Some(seed),
         check: BootCheck::of(&scope.object),

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use capi_contract::{Class, Classify};
 
+use super::zone::ZoneError;
 use crate::network::NetworkError;
 use crate::placement::PlacementError;
 use crate::pve::{self, Refusal};
@@ -32,6 +33,9 @@ pub enum MachineError {
     /// The bootstrap data or what goes with it cannot be made into a seed.
     #[error("cannot {0}")]
     Seed(#[from] SeedError),
+    /// The machine has no zone.
+    #[error("cannot {0}")]
+    Zone(#[from] ZoneError),
     /// The seed does not fit into an image.
     #[error("cannot make the seed image: {0}")]
     Image(#[from] ImageError),
@@ -73,9 +77,11 @@ impl Classify for MachineError {
             Self::Pve(error) | Self::NodeSilent(error) => error.class(),
             Self::Clone(error) => clone_class(error),
             Self::Place(error) => place_class(error),
-            Self::Seed(_) | Self::Image(_) | Self::Network(_) | Self::NoSeedStorage { .. } => {
-                Class::Misconfigured
-            }
+            Self::Seed(_)
+            | Self::Image(_)
+            | Self::Network(_)
+            | Self::Zone(_)
+            | Self::NoSeedStorage { .. } => Class::Misconfigured,
             Self::VmidsHidden => Class::RetryAfter(PLACE_RECHECK),
             Self::Unclear { .. } => Class::RetryAfter(Duration::from_secs(5)),
             Self::Stale => Class::Conflict,
@@ -100,6 +106,8 @@ fn place_class(error: &PlacementError) -> Class {
         | PlacementError::NoTemplate { .. }
         | PlacementError::NoMatch { .. }
         | PlacementError::ManyMatch { .. } => Class::RetryAfter(PLACE_RECHECK),
-        PlacementError::NoSource | PlacementError::TemplateElsewhere { .. } => Class::Misconfigured,
+        PlacementError::NoSource
+        | PlacementError::TemplateElsewhere { .. }
+        | PlacementError::OutsideZone { .. } => Class::Misconfigured,
     }
 }

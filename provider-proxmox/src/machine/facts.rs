@@ -10,6 +10,7 @@ use super::Scope;
 use super::claim::MachineClaim;
 use super::observe::{Phase, Seen};
 use super::plan::requests;
+use super::zone;
 use crate::api::{DeviceAddresses, PROVIDER_ID_SCHEME};
 use crate::pool::{self, Family};
 use crate::pve::Power;
@@ -49,6 +50,7 @@ pub(super) fn facts(
         .or_else(|| scope.object.spec.provider_id.clone());
     facts.running = running;
     facts.addresses = addresses(scope);
+    facts.failure_domain = zone::failure_domain(scope);
     facts.health = health(scope, seen, running);
     facts.spec = Map::from_iter([("virtualMachineID".to_owned(), Value::from(claim.vmid))]);
     facts.own = MachineStatus {

@@ -8,6 +8,7 @@
 //! | `plan` | the next step, pure |
 //! | `steps` | carrying out one step |
 //! | `watch` | how long tasks stand |
+//! | `zone` | which part of the cluster it belongs to, pure |
 //! | `facts` | what is told to Kubernetes, pure |
 //!
 //! The way of a machine: clone with the mark in the notes; grow the disk; store the seed; one
@@ -25,6 +26,7 @@ mod plan;
 mod recover;
 mod steps;
 mod watch;
+mod zone;
 
 use capi_contract::view::MachineView;
 use capi_contract::{
@@ -37,6 +39,7 @@ pub use error::MachineError;
 pub use facts::MachineStatus;
 pub use observe::{Phase, Seen};
 pub use steps::{Change, Guard, MachineStep};
+pub use zone::ZoneError;
 
 use crate::api::{MACHINE_FINALIZER, ProxmoxCluster, ProxmoxMachine};
 use crate::session::Session;
@@ -144,17 +147,21 @@ impl InfraMachine for Machines {
         &self,
         object: &ProxmoxMachine,
         cluster: &ProxmoxCluster,
-        _machine: &MachineView,
+        machine: &MachineView,
     ) -> Vec<Child> {
         let name = |meta: &kube::core::ObjectMeta| meta.name.clone().unwrap_or_default();
-        let network = &object.spec.network;
+        let domain = machine.spec.failure_domain.as_deref();
+        // A zone without configuration is reported by `unsupported`, a failure domain without a
+        // zone when the place is chosen: both before anything is made.
+        let Ok(network) = zone::network(&object.spec.network, domain, cluster) else {
+            return Vec::new();
+        };
         let requests = pool::requests(
             &name(&object.metadata),
-            network,
+            &network,
             &name(&cluster.metadata),
             &cluster.spec,
         );
-        // A zone without configuration is reported by `unsupported`, before anything is made.
         requests
             .unwrap_or_default()
             .into_iter()

@@ -12,8 +12,9 @@ use super::claim::{MachineClaim, PhaseTags, SeedPlace};
 use super::error::MachineError;
 use super::observe::{Phase, Seen, attached_at, is_drive};
 use super::steps::{Change, Guard, MachineStep, must_stop};
+use super::zone;
 use crate::api::{DiskFormat, PROVIDER_ID_SCHEME};
-use crate::network::{self, NetworkError};
+use crate::network;
 use crate::pool;
 use crate::property::{Drive, NetDevice, Size, Smbios, Tags};
 use crate::pve::{CloneRequest, Config, Power};
@@ -293,7 +294,7 @@ fn upload(
         .filter_map(|(name, device)| Some((name.clone(), device.mac()?.to_owned())))
         .collect();
     let network = network::guest(
-        &scope.object.spec.network,
+        &zone::network_of(scope)?,
         &scope.cluster.spec,
         &requests(scope)?,
         &scope.addresses,
@@ -319,10 +320,12 @@ fn upload(
 }
 
 /// What the machine asked of the pools.
-pub(super) fn requests(scope: &Scope) -> Result<Vec<AddressRequest>, NetworkError> {
+pub(super) fn requests(scope: &Scope) -> Result<Vec<AddressRequest>, MachineError> {
     let cluster = scope.cluster.metadata.name.as_deref().unwrap_or_default();
-    let network = &scope.object.spec.network;
-    pool::requests(&scope.name().name, network, cluster, &scope.cluster.spec)
+    let network = zone::network_of(scope)?;
+    let name = scope.name().name;
+    let requests = pool::requests(&name, &network, cluster, &scope.cluster.spec)?;
+    Ok(requests)
 }
 
 /// Everything that a new VM gets, as far as it differs.

@@ -12,6 +12,7 @@ fn node_row(name: &str, gib: u64) -> NodeRow {
         name: name.into(),
         online: true,
         memory: gib * GIB,
+        cpus: 16,
     }
 }
 
@@ -71,9 +72,9 @@ fn templates_by_tags(
     #[case] expected: Result<u32, &str>,
 ) {
     let selector = tagged(tags, policy);
-    let found = template(Some(TemplateSource::Tags(&selector)), &listing());
+    let found = templates(Some(TemplateSource::Tags(&selector)), &listing());
     match (found, expected) {
-        (Ok(found), Ok(expected)) => assert_eq!(found.vmid, expected),
+        (Ok(found), Ok(expected)) => assert_eq!((found.len(), found[0].vmid), (1, expected)),
         (Err(error), Err(part)) => assert!(error.to_string().contains(part), "{error}"),
         (found, expected) => panic!("{found:?} instead of {expected:?}"),
     }
@@ -94,9 +95,10 @@ fn templates_by_tags(
 )]
 #[case::beyond_all_numbers("pve1", i64::MAX, Err("there is no such virtual machine"))]
 fn templates_by_id(#[case] node: &str, #[case] vmid: i64, #[case] expected: Result<(), &str>) {
-    let found = template(Some(TemplateSource::Id { node, vmid }), &listing());
+    let found = templates(Some(TemplateSource::Id { node, vmid }), &listing());
     match (found, expected) {
         (Ok(found), Ok(())) => {
+            let found = &found[0];
             assert_eq!((i64::from(found.vmid), found.node.as_str()), (vmid, node));
         }
         (Err(error), Err(part)) => assert!(error.to_string().contains(part), "{error}"),
@@ -108,7 +110,7 @@ fn templates_by_id(#[case] node: &str, #[case] vmid: i64, #[case] expected: Resu
 fn a_template_needs_a_node_that_answers() {
     let mut listing = listing();
     listing.nodes[0].online = false;
-    let error = template(
+    let error = templates(
         Some(TemplateSource::Id {
             node: "pve1",
             vmid: 9000,
@@ -121,7 +123,7 @@ fn a_template_needs_a_node_that_answers() {
             .to_string()
             .starts_with("use node pve1: it is offline")
     );
-    assert_eq!(template(None, &listing), Err(PlacementError::NoSource));
+    assert_eq!(templates(None, &listing), Err(PlacementError::NoSource));
 }
 
 /// Places a machine of 16 GiB on `allowed`.
@@ -140,9 +142,11 @@ fn place(
     let request = NodeRequest {
         target: None,
         allowed: &allowed,
-        template_node: "pve1",
+        template_nodes: &["pve1".to_owned()],
         memory: 16 * GIB,
         adjustment,
+        cpus: 4,
+        cpu_adjustment: 0,
         peers: &peers,
     };
     node(&request, listing, reservations)
@@ -162,9 +166,11 @@ fn a_target_is_taken_at_its_word_and_must_answer() {
     let request = NodeRequest {
         target: Some("pve3"),
         allowed: &["pve1".to_owned()],
-        template_node: "pve1",
+        template_nodes: &["pve1".to_owned()],
         memory: 1000 * GIB,
         adjustment: 100,
+        cpus: 4,
+        cpu_adjustment: 0,
         peers: &BTreeMap::new(),
     };
     assert_eq!(chosen(node(&request, &listing(), &[])), "pve3");
@@ -189,7 +195,7 @@ fn fewest_peers_then_most_memory_then_name() {
     let choice = place(&all, 100, &even, &listing(), &[]).unwrap();
     assert_eq!(
         choice.explanation,
-        "node pve1: 0 machines of this role, 16384 MiB to promise"
+        "node pve1: 0 machines of this set, 16384 MiB to promise"
     );
     let empty = Listing {
         guests: Vec::new(),
@@ -204,6 +210,7 @@ fn memory_is_counted_with_what_was_promised_but_is_not_listed_yet() {
         vmid,
         node: "pve1".into(),
         memory: GIB,
+        cpus: 1,
     };
     assert_eq!(chosen(place(&["pve1"], 100, &[], &listing(), &[])), "pve1");
     let error = place(&["pve1"], 100, &[], &listing(), &[reservation(200)]).unwrap_err();
@@ -211,6 +218,7 @@ fn memory_is_counted_with_what_was_promised_but_is_not_listed_yet() {
         error,
         PlacementError::NoNode {
             memory_mib: 16384,
+            cpus: 4,
             nodes: "pve1 has 15360 MiB to promise".into()
         }
     );
@@ -235,6 +243,101 @@ fn adjustment_scales_the_memory_and_zero_ignores_it() {
     assert!(place(&["pve1"], 300, &[], &small, &[]).is_err());
     assert_eq!(chosen(place(&["pve1"], 0, &[], &small, &[])), "pve1");
     assert_eq!(percent(u64::MAX, 300), u64::MAX);
+}
+
+/// Issues #451 and #673: with storages that nodes do not share, each node has its own copy of the
+/// template.
+#[test]
+fn defect_451_copies_of_a_template_are_one_template() {
+    let selector = tagged(&["k8s", "ubuntu"], MatchPolicy::Exact);
+    let source = || Some(TemplateSource::Tags(&selector));
+    let mut listing = listing();
+    listing.guests.push(template_row(9010, "pve2", "ubuntu;k8s"));
+    let found = templates(source(), &listing).unwrap();
+    let nodes: Vec<String> = found.iter().map(|one| one.node.clone()).collect();
+    assert_eq!(nodes, ["pve1", "pve2"]);
+    let place = |allowed: &[&str]| {
+        let allowed: Vec<String> = allowed.iter().map(|name| (*name).to_owned()).collect();
+        let request = NodeRequest {
+            target: None,
+            allowed: &allowed,
+            template_nodes: &nodes,
+            memory: 16 * GIB,
+            adjustment: 100,
+            cpus: 4,
+            cpu_adjustment: 0,
+            peers: &BTreeMap::new(),
+        };
+        chosen(node(&request, &listing, &[]))
+    };
+    // The third node has the most memory, and no copy.
+    assert_eq!(place(&[]), "pve2");
+    assert_eq!(place(&["pve1", "pve3"]), "pve1");
+    assert_eq!(place(&["pve3"]), "pve3", "where storage is shared");
+    // A copy on a node that is down is left out.
+    let mut down = listing.clone();
+    down.nodes[0].online = false;
+    assert_eq!(templates(source(), &down).unwrap()[0].node, "pve2");
+    // Two on one node are a mistake.
+    listing.guests.push(template_row(9011, "pve2", "k8s;ubuntu"));
+    let error = templates(source(), &listing).unwrap_err().to_string();
+    assert!(error.contains("3 match") && error.contains("9011"), "{error}");
+}
+
+/// Issue #724: processors are promised as often as the cluster says, and no more.
+#[test]
+fn defect_724_processors_are_not_overcommitted_beyond_the_hint() {
+    let mut listing = listing();
+    listing.guests.push(GuestRow {
+        cpus: 30,
+        ..guest(102, "pve3", 1)
+    });
+    let place = |cpu_adjustment, reservations: &[Reservation]| {
+        let allowed = ["pve3".to_owned()];
+        let request = NodeRequest {
+            target: None,
+            allowed: &allowed,
+            template_nodes: &["pve1".to_owned()],
+            memory: GIB,
+            adjustment: 100,
+            cpus: 4,
+            cpu_adjustment,
+            peers: &BTreeMap::new(),
+        };
+        node(&request, &listing, reservations).map(|choice| choice.node)
+    };
+    assert_eq!(place(0, &[]).unwrap(), "pve3", "not checked unless asked for");
+    assert_eq!(place(250, &[]).unwrap(), "pve3");
+    let error = place(200, &[]).unwrap_err().to_string();
+    assert!(error.contains("pve3 has 2 CPUs to promise"), "{error}");
+    assert!(error.contains("cpuAdjustment"), "{error}");
+    let promised = Reservation {
+        vmid: 103,
+        node: "pve3".into(),
+        memory: GIB,
+        cpus: 8,
+    };
+    assert!(place(250, &[promised]).is_err());
+}
+
+#[test]
+fn im_06_a_failure_domain_narrows_the_nodes() {
+    let names = |names: &[&str]| -> Vec<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    };
+    let (zone, cluster) = (names(&["pve2", "pve3"]), names(&["pve1", "pve2"]));
+    let of = |zone: &[String], own: &[&str], target| {
+        allowed("west", zone, &names(own), &cluster, target).map_err(|error| error.to_string())
+    };
+    assert_eq!(of(&[], &[], None).unwrap(), cluster);
+    assert_eq!(of(&[], &["pve9"], None).unwrap(), ["pve9"]);
+    assert_eq!(of(&zone, &[], None).unwrap(), zone);
+    assert_eq!(of(&zone, &["pve1", "pve3"], None).unwrap(), ["pve3"]);
+    assert_eq!(of(&zone, &[], Some("pve2")).unwrap(), zone);
+    let error = of(&zone, &["pve1"], None).unwrap_err();
+    assert!(error.contains("spec.allowedNodes names pve1"), "{error}");
+    let error = of(&zone, &[], Some("pve1")).unwrap_err();
+    assert!(error.contains("spec.target names pve1"), "{error}");
 }
 
 #[test]

@@ -68,6 +68,9 @@ pub struct Resource {
     /// Memory of a guest or node in bytes.
     #[serde(deserialize_with = "number")]
     pub maxmem: Option<u64>,
+    /// Virtual processors of a guest, threads of a node. A container may have a part of one.
+    #[serde(deserialize_with = "number")]
+    pub maxcpu: Option<u64>,
     /// Memory in use in bytes.
     #[serde(deserialize_with = "number")]
     pub mem: Option<u64>,

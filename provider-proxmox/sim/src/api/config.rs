@@ -296,7 +296,7 @@ fn shown(key: &str, value: &str) -> Value {
 pub(crate) fn read(world: &mut World, call: &Call) -> Handled {
     let vm = vm_here(world, call)?;
     if let Some(snapshot) = call.params.get("snapshot")
-        && !vm.snapshots.iter().any(|known| known == snapshot)
+        && !vm.snapshots.contains_key(snapshot)
     {
         return Err(Refusal::domain(format!(
             "snapshot '{snapshot}' does not exist"

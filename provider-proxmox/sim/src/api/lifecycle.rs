@@ -106,7 +106,7 @@ pub(crate) fn snapshots(world: &mut World, call: &Call) -> Handled {
     let vm = vm_here(world, call)?;
     let mut list: Vec<_> = vm
         .snapshots
-        .iter()
+        .keys()
         .map(|name| json!({ "name": name }))
         .collect();
     list.push(json!({
@@ -190,7 +190,7 @@ pub(crate) fn clone(world: &mut World, call: &Call) -> Handled {
     }
     let vm = unlocked_here(world, call)?;
     if let Some(snapshot) = call.params.get("snapname")
-        && !vm.snapshots.iter().any(|known| known == snapshot)
+        && !vm.snapshots.contains_key(snapshot)
     {
         return Err(Refusal::domain(format!(
             "snapshot '{snapshot}' does not exist"
@@ -213,6 +213,8 @@ pub(crate) fn clone(world: &mut World, call: &Call) -> Handled {
     }
     let work = CloneWork {
         source: call.vmid,
+        snapshot: call.params.owned("snapname"),
+        full,
         newid,
         node: call.node.clone(),
         name: call.params.owned("name"),

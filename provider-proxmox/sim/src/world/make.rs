@@ -13,6 +13,10 @@ use crate::world::work::missing;
 #[derive(Clone, Debug)]
 pub(crate) struct CloneWork {
     pub(crate) source: u32,
+    /// The snapshot that is cloned instead of what is there now.
+    pub(crate) snapshot: Option<String>,
+    /// Whether disks are copied, not linked.
+    pub(crate) full: bool,
     pub(crate) newid: u32,
     pub(crate) node: String,
     pub(crate) name: Option<String>,
@@ -83,12 +87,19 @@ impl World {
     }
 
     pub(super) fn finish_clone(&mut self, clone: &CloneWork) -> Result<(), String> {
-        let Some(source) = self.vms.get(&clone.source).cloned() else {
+        let Some(mut source) = self.vms.get(&clone.source).cloned() else {
             return Err(format!(
                 "clone failed: {}",
                 missing(&clone.node, clone.source)
             ));
         };
+        if let Some(snapshot) = &clone.snapshot {
+            let Some(config) = source.snapshots.remove(snapshot) else {
+                return Err(format!("clone failed: snapshot '{snapshot}' does not exist"));
+            };
+            source.config = config;
+            source.pending.clear();
+        }
         if !self.vms.contains_key(&clone.newid) {
             return Err(format!(
                 "clone failed: {}",
@@ -161,17 +172,50 @@ impl World {
             None => drive.storage().unwrap_or_default(),
         };
         let size = drive.size().unwrap_or(4 << 20);
-        let to = clone.target.as_deref().unwrap_or(&clone.node);
+        let to = clone.target.as_deref().unwrap_or(&clone.node).to_owned();
         let source = self.volume(from, &drive.file).is_some();
         if !source && !drive.is_cloudinit() {
             return Err(format!("clone failed: no such volume '{}'", drive.file));
         }
-        self.room(to, storage, occupied(size))
+        if !clone.full && !drive.is_cloudinit() {
+            return self.link_disk(clone, &to, drive, size);
+        }
+        self.room(&to, storage, occupied(size))
             .map_err(|reason| format!("clone failed: {reason}"))?;
         let format = clone.format.clone();
-        let volid = self.allocate(to, storage, clone.newid, size, format)?;
+        let volid = self.allocate(&to, storage, clone.newid, size, format)?;
         Ok(Drive {
             file: volid,
+            rest: drive.rest.clone(),
+        })
+    }
+
+    /// A linked clone's disk lies where the original lies. File storages name the original in the
+    /// volume id.
+    fn link_disk(
+        &mut self,
+        clone: &CloneWork,
+        to: &str,
+        drive: &Drive,
+        size: u64,
+    ) -> Result<Drive, String> {
+        let storage = drive.storage().unwrap_or_default();
+        let made = self.allocate(to, storage, clone.newid, size, None)?;
+        let original = drive.file.split_once(':').map(|(_, volume)| volume);
+        let linked = match (original, made.split_once(':')) {
+            (Some(original), Some((_, own))) if own.contains('/') => {
+                format!("{storage}:{original}/{own}")
+            }
+            _ => made.clone(),
+        };
+        if linked != made
+            && let Some(kept) = self.storages.get_mut(storage)
+            && let Some(volume) = kept.remove(to, &made)
+        {
+            kept.insert(to, &linked, volume);
+        }
+        Ok(Drive {
+            file: linked,
             rest: drive.rest.clone(),
         })
     }

@@ -165,6 +165,8 @@ impl World {
             disk_gib,
             pool,
             config,
+            is_template,
+            snapshots,
         } = template;
         assert!(
             self.nodes.contains_key(&node),
@@ -195,9 +197,16 @@ impl World {
         vm.pool = pool;
         let disk = format!("{volid},size={}", print_size(size));
         vm.config.entry("scsi0".into()).or_insert(disk);
-        vm.config.insert("template".into(), "1".into());
+        if is_template {
+            vm.config.insert("template".into(), "1".into());
+        }
         let smbios = format!("uuid={}", self.rng.uuid());
         vm.config.entry("smbios1".into()).or_insert(smbios);
+        for (name, differences) in snapshots {
+            let mut config = vm.config.clone();
+            config.extend(differences);
+            vm.snapshots.insert(name, config);
+        }
         self.vms.insert(vmid, vm);
     }
 

@@ -45,7 +45,8 @@ pub(crate) struct Vm {
     pub(crate) power: Power,
     /// What was last broadcast, and when what it says changed.
     pub(crate) before: Option<(Instant, Option<Broadcast>)>,
-    pub(crate) snapshots: Vec<String>,
+    /// The configuration at the time of each snapshot, by name.
+    pub(crate) snapshots: BTreeMap<String, BTreeMap<String, String>>,
     /// UPID of the task that holds the lock file.
     pub(crate) held_by: Option<String>,
     /// How many clones read it now.
@@ -64,7 +65,7 @@ impl Vm {
             pending: BTreeMap::new(),
             power: Power::Stopped,
             before: None,
-            snapshots: Vec::new(),
+            snapshots: BTreeMap::new(),
             held_by: None,
             readers: 0,
         }
