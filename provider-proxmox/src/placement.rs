@@ -483,7 +483,11 @@ fn candidates<'a>(request: &NodeRequest<'a>) -> BTreeSet<&'a str> {
         return templates.iter().map(String::as_str).collect();
     }
     let with_copy = |node: &&String| templates.len() > 1 && templates.contains(node);
-    let near: BTreeSet<&str> = allowed.iter().filter(with_copy).map(String::as_str).collect();
+    let near: BTreeSet<&str> = allowed
+        .iter()
+        .filter(with_copy)
+        .map(String::as_str)
+        .collect();
     if near.is_empty() {
         allowed.iter().map(String::as_str).collect()
     } else {

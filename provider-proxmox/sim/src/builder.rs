@@ -187,7 +187,8 @@ impl TemplateSpec {
     pub fn snapshot(mut self, name: &str, differences: &[(&str, &str)]) -> Self {
         let differences = differences.iter();
         let differences = differences.map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
-        self.snapshots.insert(name.to_owned(), differences.collect());
+        self.snapshots
+            .insert(name.to_owned(), differences.collect());
         self
     }
 

@@ -321,10 +321,7 @@ impl ProxmoxClusterSpec {
             .map(|config| FailureDomain {
                 name: config.zone.clone(),
                 control_plane: Some(config.control_plane.unwrap_or(true)),
-                attributes: BTreeMap::from([(
-                    "nodes".to_owned(),
-                    config.allowed_nodes.join(","),
-                )]),
+                attributes: BTreeMap::from([("nodes".to_owned(), config.allowed_nodes.join(","))]),
             })
             .collect();
         domains.sort_by(|a, b| a.name.cmp(&b.name));

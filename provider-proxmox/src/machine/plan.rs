@@ -293,8 +293,9 @@ fn upload(
         .iter()
         .filter_map(|(name, device)| Some((name.clone(), device.mac()?.to_owned())))
         .collect();
+    let wanted = zone::network_of(scope)?;
     let network = network::guest(
-        &zone::network_of(scope)?,
+        &wanted,
         &scope.cluster.spec,
         &requests(scope)?,
         &scope.addresses,

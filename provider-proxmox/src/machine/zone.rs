@@ -101,7 +101,10 @@ mod tests {
         assert_eq!(zone(Some("default"), Some("west")).unwrap(), in_west);
         assert_eq!(zone(Some("west"), None).unwrap(), in_west);
         // A zone without nodes is a network, and nothing else.
-        assert_eq!(zone(Some("quiet"), None).unwrap(), ("quiet".to_owned(), None));
+        assert_eq!(
+            zone(Some("quiet"), None).unwrap(),
+            ("quiet".to_owned(), None)
+        );
         let error = zone(None, Some("east")).unwrap_err().to_string();
         assert!(error.contains("no zone of that name"), "{error}");
         let error = zone(Some("quiet"), Some("west")).unwrap_err().to_string();

@@ -252,7 +252,9 @@ fn defect_451_copies_of_a_template_are_one_template() {
     let selector = tagged(&["k8s", "ubuntu"], MatchPolicy::Exact);
     let source = || Some(TemplateSource::Tags(&selector));
     let mut listing = listing();
-    listing.guests.push(template_row(9010, "pve2", "ubuntu;k8s"));
+    listing
+        .guests
+        .push(template_row(9010, "pve2", "ubuntu;k8s"));
     let found = templates(source(), &listing).unwrap();
     let nodes: Vec<String> = found.iter().map(|one| one.node.clone()).collect();
     assert_eq!(nodes, ["pve1", "pve2"]);
@@ -279,9 +281,14 @@ fn defect_451_copies_of_a_template_are_one_template() {
     down.nodes[0].online = false;
     assert_eq!(templates(source(), &down).unwrap()[0].node, "pve2");
     // Two on one node are a mistake.
-    listing.guests.push(template_row(9011, "pve2", "k8s;ubuntu"));
+    listing
+        .guests
+        .push(template_row(9011, "pve2", "k8s;ubuntu"));
     let error = templates(source(), &listing).unwrap_err().to_string();
-    assert!(error.contains("3 match") && error.contains("9011"), "{error}");
+    assert!(
+        error.contains("3 match") && error.contains("9011"),
+        "{error}"
+    );
 }
 
 /// Issue #724: processors are promised as often as the cluster says, and no more.
@@ -306,7 +313,11 @@ fn defect_724_processors_are_not_overcommitted_beyond_the_hint() {
         };
         node(&request, &listing, reservations).map(|choice| choice.node)
     };
-    assert_eq!(place(0, &[]).unwrap(), "pve3", "not checked unless asked for");
+    assert_eq!(
+        place(0, &[]).unwrap(),
+        "pve3",
+        "not checked unless asked for"
+    );
     assert_eq!(place(250, &[]).unwrap(), "pve3");
     let error = place(200, &[]).unwrap_err().to_string();
     assert!(error.contains("pve3 has 2 CPUs to promise"), "{error}");
@@ -322,9 +333,8 @@ fn defect_724_processors_are_not_overcommitted_beyond_the_hint() {
 
 #[test]
 fn im_06_a_failure_domain_narrows_the_nodes() {
-    let names = |names: &[&str]| -> Vec<String> {
-        names.iter().map(|name| (*name).to_owned()).collect()
-    };
+    let names =
+        |names: &[&str]| -> Vec<String> { names.iter().map(|name| (*name).to_owned()).collect() };
     let (zone, cluster) = (names(&["pve2", "pve3"]), names(&["pve1", "pve2"]));
     let of = |zone: &[String], own: &[&str], target| {
         allowed("west", zone, &names(own), &cluster, target).map_err(|error| error.to_string())

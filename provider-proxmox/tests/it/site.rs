@@ -311,7 +311,17 @@ impl Fleet {
     }
 
     /// The same with an infra machine of the test's own: `apiVersion`, `kind`, `spec`.
-    pub(crate) async fn add_like(&self, name: &str, mut infra: Value) {
+    pub(crate) async fn add_like(&self, name: &str, infra: Value) {
+        self.add_with(name, infra, json!({})).await;
+    }
+
+    /// The same in a failure domain.
+    pub(crate) async fn add_to(&self, domain: &str, name: &str, infra: Value) {
+        let more = json!({"failureDomain": domain});
+        self.add_with(name, infra, more).await;
+    }
+
+    async fn add_with(&self, name: &str, mut infra: Value, more: Value) {
         let namespace = &self.namespace;
         let labels = json!({"cluster.x-k8s.io/cluster-name": FLEET});
         let secret = json!({
@@ -331,6 +341,10 @@ impl Fleet {
             },
             "status": {"initialization": {"bootstrapDataSecretCreated": true}},
         });
+        let mut owner = owner;
+        for (key, value) in more.as_object().unwrap() {
+            owner["spec"][key] = value.clone();
+        }
         let owner = create(&self.script, owner).await;
         infra["metadata"] = self.owned_by(&owner, name);
         create(&self.script, infra).await;
@@ -377,18 +391,36 @@ impl Fleet {
         all.patch(name, &params, &patch).await.unwrap();
     }
 
+    /// Merges this into the status of an object of the provider's.
+    pub(crate) async fn patch_status(&self, kind: &str, name: &str, status: Value) {
+        let of = json!({"apiVersion": format!("{}/{}", api::GROUP, api::VERSION), "kind": kind});
+        let all = objects_in(&self.script, &self.namespace, &of);
+        let patch = Patch::Merge(json!({"status": status}));
+        let params = PatchParams::default();
+        all.patch_status(name, &params, &patch).await.unwrap();
+    }
+
     /// Creates a Secret of text.
     pub(crate) async fn secret(&self, name: &str, text: Value) {
-        let secret = json!({
-            "apiVersion": "v1", "kind": "Secret",
-            "metadata": {"name": name, "namespace": self.namespace}, "stringData": text,
-        });
-        create(&self.script, secret).await;
+        create(&self.script, secret_in(&self.namespace, name, text)).await;
     }
 }
 
+fn secret_in(namespace: &str, name: &str, text: Value) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Secret",
+        "metadata": {"name": name, "namespace": namespace}, "stringData": text,
+    })
+}
+
+/// Creates a Secret of text in any namespace.
+pub(crate) async fn secret(site: &Site, namespace: &str, name: &str, text: Value) {
+    let script = site.server.client("script");
+    create(&script, secret_in(namespace, name, text)).await;
+}
+
 /// Creates an object with its status, and says what was stored.
-async fn create(client: &Client, mut object: Value) -> Value {
+pub(crate) async fn create(client: &Client, mut object: Value) -> Value {
     let status = object.as_object_mut().unwrap().remove("status");
     let namespace = object["metadata"]["namespace"].as_str().unwrap();
     let api = objects_in(client, namespace, &object);

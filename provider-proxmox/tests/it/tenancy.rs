@@ -24,7 +24,7 @@ const REREAD_MAX: Duration = Duration::from_secs(60);
 const SECRET: &str = "pve-login";
 
 /// Reaches the platform whose address the credentials name.
-struct Platforms(BTreeMap<&'static str, Platform>);
+pub(crate) struct Platforms(pub(crate) BTreeMap<&'static str, Platform>);
 
 impl Connect for Platforms {
     type Session = Session;
@@ -43,12 +43,12 @@ impl Connect for Platforms {
     }
 }
 
-const EAST: &str = "https://east.example.com:8006";
+pub(crate) const EAST: &str = "https://east.example.com:8006";
 const WEST: &str = "https://west.example.com:8006";
 
 const TOKEN: &str = "capi@pve!provider";
 
-fn login(url: &str, secret: &str) -> Value {
+pub(crate) fn login(url: &str, secret: &str) -> Value {
     json!({"url": url, "token": TOKEN, "secret": secret, "insecure": "true"})
 }
 

@@ -95,7 +95,9 @@ impl World {
         };
         if let Some(snapshot) = &clone.snapshot {
             let Some(config) = source.snapshots.remove(snapshot) else {
-                return Err(format!("clone failed: snapshot '{snapshot}' does not exist"));
+                return Err(format!(
+                    "clone failed: snapshot '{snapshot}' does not exist"
+                ));
             };
             source.config = config;
             source.pending.clear();

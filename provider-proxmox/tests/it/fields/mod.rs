@@ -7,9 +7,12 @@
 //!
 //! A test compares two worlds that differ in that field alone: see [`outcome`].
 
+mod cluster;
 mod metadata;
 mod network;
 mod outcome;
+mod placement;
+mod status;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -63,16 +66,20 @@ macro_rules! fields {
 pub(crate) use fields;
 
 /// The rows of all modules.
-const CASES: &[&[Case]] = &[metadata::CASES, network::CASES];
+const CASES: &[&[Case]] = &[
+    metadata::CASES,
+    network::CASES,
+    placement::CASES,
+    cluster::CASES,
+    status::CASES,
+];
 
 /// Fields whose rows are still to be written, by the start of their path. Each must leave out
 /// something that has no row.
 const PENDING: &[&str] = &[
-    "ProxmoxCluster.",
-    "ProxmoxClusterTemplate.",
-    "ProxmoxMachine.spec.",
-    "ProxmoxMachine.status.",
-    "ProxmoxMachineTemplate.",
+    "ProxmoxCluster.spec.",
+    "ProxmoxMachine.spec.network.",
+    "ProxmoxMachineTemplate.status.",
 ];
 
 /// Places that hold the same fields as another (ICT-01, IMT-01): what is equal there needs no
