@@ -49,10 +49,11 @@ pub(crate) fn credentials(failures: u32) -> Duration {
     growth(CREDENTIALS_FIRST, CREDENTIALS_MAX, failures)
 }
 
-/// The delays between looks at a running operation: a task that ends at once must not cost a wait, and
-/// one that takes minutes must not cost a call every second.
+/// The delays between looks at a running operation: a task that ends at once must not cost a wait, one
+/// of a few hundred milliseconds (a change of configuration, a stop) must not cost a second, and one
+/// that takes minutes must not cost a call every second.
 pub(crate) fn poll(polls: u32) -> Duration {
-    const DELAYS_MS: [u64; 4] = [50, 200, 1_000, 2_000];
+    const DELAYS_MS: [u64; 5] = [50, 200, 400, 1_000, 2_000];
     let index = usize::try_from(polls).unwrap_or(usize::MAX);
     let last = DELAYS_MS[DELAYS_MS.len() - 1];
     Duration::from_millis(DELAYS_MS.get(index).copied().unwrap_or(last))
@@ -134,7 +135,7 @@ mod tests {
 
     #[test]
     fn a_task_is_polled_soon_and_then_less_often() {
-        let ms: Vec<_> = (0..6).map(|n| poll(n).as_millis()).collect();
-        assert_eq!(ms, [50, 200, 1000, 2000, 2000, 2000]);
+        let ms: Vec<_> = (0..7).map(|n| poll(n).as_millis()).collect();
+        assert_eq!(ms, [50, 200, 400, 1000, 2000, 2000, 2000]);
     }
 }
