@@ -244,6 +244,9 @@ pub struct GuestNetwork {
     pub interfaces: Vec<Interface>,
     /// Its VRFs, in the order of the spec.
     pub vrfs: Vec<Vrf>,
+    /// The addresses of the default pools, with the length of their prefix: those that the Node
+    /// is known by.
+    pub node_addresses: Vec<(IpAddr, u8)>,
 }
 
 /// A VRF of the guest: a routing table for the interfaces in it.
@@ -389,7 +392,17 @@ pub fn guest(
         .iter()
         .map(vrf::vrf)
         .collect::<Result<_, _>>()?;
-    Ok(GuestNetwork { interfaces, vrfs })
+    let defaults = addresses
+        .iter()
+        .filter(|address| metrics.is_of_default_pool(address));
+    let node_addresses = defaults
+        .map(|address| (address.ip, address.prefix))
+        .collect();
+    Ok(GuestNetwork {
+        interfaces,
+        vrfs,
+        node_addresses,
+    })
 }
 
 /// What a device is called in the guest.

@@ -1,6 +1,8 @@
 //! The boot of a guest, stage by stage.
 
-use std::collections::VecDeque;
+mod coreos;
+
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,6 +15,7 @@ use crate::guest::hardware::{Hardware, Image, Medium, Pace};
 use crate::guest::kubeadm::{self, Machine};
 use crate::guest::network::{self, Network};
 use crate::guest::seed::{NoSeed, Seed, find_seed};
+use crate::guest::service;
 use crate::guest::shell::{self, Action, After, Command};
 use crate::workload::{Entry, Join, Refused};
 
@@ -56,6 +59,10 @@ pub struct Guest {
     stage: Stage,
     commands: VecDeque<Command>,
     exit_code: u8,
+    /// Of the unit that runs.
+    environment: BTreeMap<String, String>,
+    /// Ignition gave up before the system was there, and with it the agent.
+    emergency: bool,
     console: VecDeque<String>,
     powered_on: Duration,
 }
@@ -69,6 +76,8 @@ enum Stage {
         until: Duration,
         config: CloudConfigured,
     },
+    /// systemd starts what is enabled.
+    Services { until: Duration },
     /// kubeadm works.
     Kubeadm {
         until: Duration,
@@ -113,6 +122,8 @@ impl Guest {
             cloud_init: CloudInit::Running,
             commands: VecDeque::new(),
             exit_code: 0,
+            environment: BTreeMap::new(),
+            emergency: false,
             console: VecDeque::new(),
             powered_on: now,
         }
@@ -129,6 +140,7 @@ impl Guest {
         match &self.stage {
             Stage::Kernel { until }
             | Stage::Configure { until, .. }
+            | Stage::Services { until }
             | Stage::Kubeadm { until, .. } => Some(*until),
             Stage::Asked { .. } | Stage::Settled => None,
         }
@@ -143,6 +155,10 @@ impl Guest {
                 Stage::Kernel { .. } => self.start_system(at, &mut events),
                 Stage::Configure { config, .. } => {
                     self.configure(config.0, at, &mut events);
+                }
+                Stage::Services { .. } => {
+                    self.commands = service::commands(&self.disk).into();
+                    self.run_commands(at, &mut events);
                 }
                 Stage::Kubeadm { give_up, join, .. } => {
                     events.push(Event::Join(join.clone()));
@@ -215,7 +231,8 @@ impl Guest {
     ///
     /// [`AgentError::NotRunning`] until the kernel is up, or if the image has none.
     pub fn agent(&self) -> Result<Agent<'_>, AgentError> {
-        if !self.image.agent || matches!(self.stage, Stage::Kernel { .. }) {
+        let is_starting = matches!(self.stage, Stage::Kernel { .. });
+        if !self.image.agent || self.emergency || is_starting {
             return Err(AgentError::NotRunning);
         }
         Ok(Agent::new(self))
@@ -254,6 +271,11 @@ impl Guest {
     /// The kernel is up: find the seed, set up the network.
     fn start_system(&mut self, now: Duration, events: &mut Vec<Event>) {
         self.print(now, &format!("Linux version {}", self.image.kernel));
+        if let Some(reads) = self.image.ignition {
+            self.cloud_init = CloudInit::NotInstalled;
+            self.start_with_ignition(reads, now, events);
+            return;
+        }
         if !self.image.cloud_init {
             self.cloud_init = CloudInit::NotInstalled;
             self.network = network::fallback(&self.hardware.nics);
@@ -428,6 +450,11 @@ impl Guest {
                     }
                 },
                 Action::Write { path, text, append } => self.echo(now, &path, text, append),
+                Action::Environment(_)
+                | Action::DumpEnvironment(_)
+                | Action::Substitute { .. }
+                | Action::Copy { .. }
+                | Action::Remove(_) => self.handle_file(now, command.action),
                 Action::Exit(code) => self.exit_code = code,
                 Action::Other(name) => {
                     self.print(now, &format!("runcmd: {name}"));
@@ -479,6 +506,10 @@ impl Guest {
 
     /// The script ended; cloud-init judges it by its last command.
     fn finish(&mut self, now: Duration, events: &mut Vec<Event>) {
+        if self.image.ignition.is_some() {
+            self.finish_services(now, events);
+            return;
+        }
         if self.exit_code != 0 {
             let why = format!(
                 "cloud-init: Failed to run module scripts-user: the runcmd script exited with {}",

@@ -102,6 +102,10 @@ impl Disk {
         self.write(path, bytes, permissions)
     }
 
+    pub(super) fn remove(&mut self, path: &str) {
+        self.files.remove(path);
+    }
+
     /// The files below a folder, with their paths.
     pub(super) fn below<'a>(
         &'a self,

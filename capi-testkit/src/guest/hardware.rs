@@ -128,6 +128,8 @@ pub struct Image {
     pub agent: bool,
     /// Whether cloud-init is installed.
     pub cloud_init: bool,
+    /// What Ignition is installed, if it is.
+    pub ignition: Option<Ignition>,
     /// The version of kubelet and kubeadm, with `v`. `None`: whatever the cluster asks for, as if
     /// there were a template of each version.
     pub kubernetes: Option<String>,
@@ -143,7 +145,56 @@ impl Default for Image {
             kernel: "6.8.0-87-generic".to_owned(),
             agent: true,
             cloud_init: true,
+            ignition: None,
             kubernetes: None,
+        }
+    }
+}
+
+/// An Ignition as a distribution ships it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Ignition {
+    /// Whether it reads documents of version 2.
+    pub reads_2: bool,
+    /// The newest version 3 that it reads: 4 for 3.4.0.
+    pub newest_3: u32,
+    /// Whether the network is NetworkManager's, and not that of systemd-networkd.
+    pub network_manager: bool,
+}
+
+impl Image {
+    /// Flatcar Container Linux with Kubernetes: Ignition with versions 2 and 3, systemd-networkd.
+    pub fn flatcar() -> Self {
+        Self {
+            os_id: "flatcar".to_owned(),
+            os_name: "Flatcar Container Linux by Kinvolk".to_owned(),
+            os_version: "4230.2.3".to_owned(),
+            kernel: "6.6.100-flatcar".to_owned(),
+            cloud_init: false,
+            ignition: Some(Ignition {
+                reads_2: true,
+                newest_3: 4,
+                network_manager: false,
+            }),
+            ..Self::default()
+        }
+    }
+
+    /// Fedora CoreOS with Kubernetes: Ignition with version 3 alone, NetworkManager.
+    pub fn fedora_coreos() -> Self {
+        Self {
+            os_id: "fedora".to_owned(),
+            os_name: "Fedora Linux".to_owned(),
+            os_version: "42".to_owned(),
+            kernel: "6.15.10-200.fc42.x86_64".to_owned(),
+            cloud_init: false,
+            ignition: Some(Ignition {
+                reads_2: false,
+                newest_3: 5,
+                network_manager: true,
+            }),
+            ..Self::default()
         }
     }
 }

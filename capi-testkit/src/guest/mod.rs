@@ -12,6 +12,11 @@
 //!                       up ◄── sentinel written ◄── joined(Ok) ◄── Event::Join ◄─────┘
 //! ```
 //!
+//! An image with Ignition instead of cloud-init ([`Image::flatcar`], [`Image::fedora_coreos`]) reads
+//! the same medium: its `user-data` is an Ignition document, whose files and units are written before
+//! the system starts. Then the network is what systemd-networkd or NetworkManager finds there, and
+//! the enabled units run, `kubeadm.service` among them.
+//!
 //! The guest is a state machine without IO and without a clock. The platform that drives it
 //!
 //! 1. calls [`Guest::power_on`] with the machine's [`Disk`], and [`Guest::advance`] whenever
@@ -28,25 +33,29 @@
 //!
 //! # Caveats
 //!
-//! Shell commands are not run. Of `runcmd`, `kubeadm init|join --config`, redirected `echo`, `touch`
-//! and failing commands (`false`, `exit 1`) have an effect; everything else succeeds at once.
+//! Shell commands are not run. Of `runcmd` and of units, `kubeadm init|join --config`, redirected
+//! `echo`, `env` and `envsubst`, `touch`, `cp`, `mv`, `rm` of a file and failing commands (`false`,
+//! `exit 1`) have an effect; everything else succeeds at once.
 
 mod agent;
 mod boot;
 mod cloud_config;
 mod disk;
 mod hardware;
+mod ignition;
+mod ini;
 mod iso;
 mod jinja;
 mod kubeadm;
 mod network;
 mod seed;
+mod service;
 mod shell;
 
 pub use self::agent::{Agent, AgentError, Executed, Interface, InterfaceAddress, OsInfo};
 pub use self::boot::{Event, Guest};
 pub use self::disk::Disk;
-pub use self::hardware::{BadMac, Hardware, Image, Mac, Medium, Nic, Pace};
+pub use self::hardware::{BadMac, Hardware, Ignition, Image, Mac, Medium, Nic, Pace};
 pub use self::iso::{BadIso, File, read_iso};
 pub(crate) use self::kubeadm::ca_hash;
 

@@ -4,8 +4,12 @@
 //! |---|---|
 //! | `netplan` | version 2 of cloud-init's network-config |
 //! | `plain` | version 1 of it |
+//! | `networkd` | units of systemd-networkd |
+//! | `keyfile` | connections of NetworkManager |
 
+mod keyfile;
 mod netplan;
+mod networkd;
 mod plain;
 
 use std::collections::BTreeSet;
@@ -15,6 +19,8 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde_json::Value;
 
+pub(super) use self::keyfile::connections;
+pub(super) use self::networkd::units;
 use crate::guest::hardware::{Mac, Nic};
 
 /// The table that packets take unless a rule says otherwise.

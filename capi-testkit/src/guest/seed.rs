@@ -56,6 +56,27 @@ pub(super) fn find_seed(media: &[Medium]) -> Result<Seed, NoSeed> {
     }))
 }
 
+/// What Ignition reads: `user-data` of the volume with the label.
+pub(super) fn find_document(media: &[Medium]) -> Result<(String, Bytes), NoSeed> {
+    for (index, medium) in media.iter().enumerate() {
+        let Medium::Cdrom(image) = medium;
+        let device = format!("/dev/sr{index}");
+        let labelled = read_iso(image)
+            .ok()
+            .filter(|(label, _)| label.eq_ignore_ascii_case(LABEL));
+        if let Some((_, files)) = labelled {
+            let document = files.into_iter().find(|file| file.path == "user-data");
+            let document = document.ok_or_else(|| {
+                NoSeed::Broken(format!(
+                    "{device} is labelled {LABEL:?} but has no file \"user-data\""
+                ))
+            })?;
+            return Ok((device, document.bytes));
+        }
+    }
+    Err(NoSeed::Missing(format!("no volume is labelled {LABEL:?}")))
+}
+
 fn read_seed(device: String, read: impl Fn(&str) -> Option<Bytes>) -> Result<Seed, NoSeed> {
     let missing = |name: &str| {
         NoSeed::Broken(format!(

@@ -29,10 +29,47 @@ pub(super) enum Action {
         text: String,
         append: bool,
     },
+    /// Sets the environment to what these files say.
+    Environment(Vec<String>),
+    /// Writes the environment to a file.
+    DumpEnvironment(String),
+    /// Writes a file to another, with the environment's values for their names.
+    Substitute { from: String, to: String },
+    /// Copies a file, or moves it.
+    Copy {
+        from: String,
+        to: String,
+        keep: bool,
+    },
+    /// Removes a file.
+    Remove(String),
     /// Ends with this code.
     Exit(u8),
     /// Anything else, by its first word; succeeds.
     Other(String),
+}
+
+/// The commands of a script; after `set -e` a failure ends it.
+pub(super) fn script(text: &str) -> Vec<Command> {
+    let (mut all, mut strict) = (Vec::new(), false);
+    for line in text.lines() {
+        let mut line_commands = commands(&[line.to_owned()]);
+        if let (true, Some(first)) = (strict, line_commands.first_mut()) {
+            first.after = After::Success;
+        }
+        strict |= line.trim().starts_with("set -e");
+        all.extend(line_commands);
+    }
+    all
+}
+
+/// The words of a line.
+pub(super) fn words(line: &str) -> Vec<String> {
+    let words = tokens(line).into_iter().filter_map(|token| match token {
+        Token::Word(word) => Some(word),
+        Token::Operator(_) => None,
+    });
+    words.collect()
 }
 
 /// Splits the lines of a script into commands. Nothing is expanded.
@@ -92,6 +129,22 @@ fn action(words: &[String]) -> Action {
             text: format!("{}\n", text.join(" ")),
             append: *redirect == ">>",
         },
+        ["env", ">", path] => Action::DumpEnvironment((*path).to_owned()),
+        ["envsubst", "<", from, ">", to] => Action::Substitute {
+            from: (*from).to_owned(),
+            to: (*to).to_owned(),
+        },
+        [verb @ ("cp" | "mv"), from, to] => Action::Copy {
+            from: (*from).to_owned(),
+            to: match to.strip_suffix('/') {
+                Some(folder) => {
+                    format!("{folder}/{}", from.rsplit('/').next().unwrap_or_default())
+                }
+                None => (*to).to_owned(),
+            },
+            keep: *verb == "cp",
+        },
+        ["rm", path] | ["rm", "-f", path] => Action::Remove((*path).to_owned()),
         ["false"] => Action::Exit(1),
         ["exit", code] => Action::Exit(code.parse().unwrap_or(2)),
         words => Action::Other(words.first().copied().unwrap_or_default().to_owned()),

@@ -5,18 +5,27 @@
 //! the SMBIOS UUID, so that a clone or a restore elsewhere is another instance. `network-config`
 //! describes the interfaces, matched by MAC address.
 //!
+//! Ignition reads `user-data` of the same volume and nothing else: bootstrap data in its format is
+//! completed with name and network of the machine. The other files are for Afterburn, the metadata
+//! agent beside Ignition.
+//!
 //! Everything is pure and deterministic: equal input gives equal bytes, whenever and wherever it
 //! is rendered, so that an upload can be repeated and compared.
 //!
 //! Source: cloud-init documentation, "NoCloud" and "Networking config version 2".
 
+mod ignition;
 mod image;
+mod keyfile;
 mod metadata;
 mod network;
+mod networkd;
 mod userdata;
 
 use std::fmt;
 
+use capi_contract::{Bootstrap, Format};
+pub use ignition::IgnitionError;
 pub use image::{ImageError, LABEL, image};
 pub use metadata::MetaData;
 pub use userdata::{UserDataError, check};
@@ -30,7 +39,15 @@ pub struct Seed {
     user_data: Vec<u8>,
     meta_data: String,
     network_config: String,
+    vendor_data: Option<&'static str>,
 }
+
+/// A network configuration that says nothing: the document says it all, and Afterburn gives up
+/// without one.
+const NO_NETWORK: &str = "version: 1\nconfig: []\n";
+
+/// Without this file Afterburn gives up, too.
+const NO_VENDOR_DATA: &str = "{}\n";
 
 /// Why a seed could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +56,9 @@ pub enum SeedError {
     /// The bootstrap data cannot be used.
     #[error(transparent)]
     UserData(#[from] UserDataError),
+    /// An Ignition document cannot be completed.
+    #[error(transparent)]
+    Ignition(#[from] IgnitionError),
     /// A file could not be written as YAML.
     #[error("render {file}")]
     Yaml {
@@ -54,18 +74,28 @@ impl Seed {
     ///
     /// # Errors
     ///
-    /// If the bootstrap data is nothing that cloud-init would run, or is of a format that is not
-    /// supported.
+    /// If the bootstrap data is nothing that cloud-init would run or Ignition read, or is of
+    /// another format.
     pub fn new(
-        bootstrap: &capi_contract::Bootstrap,
+        bootstrap: &Bootstrap,
         meta_data: &MetaData,
         guest: &GuestNetwork,
     ) -> Result<Self, SeedError> {
         check(bootstrap)?;
+        let rendered = yaml("meta-data", meta_data)?;
+        if bootstrap.format == Format::Ignition {
+            return Ok(Self {
+                user_data: ignition::merge(bootstrap.bytes(), meta_data, guest)?,
+                meta_data: rendered,
+                network_config: NO_NETWORK.to_owned(),
+                vendor_data: Some(NO_VENDOR_DATA),
+            });
+        }
         Ok(Self {
             user_data: bootstrap.bytes().to_vec(),
-            meta_data: yaml("meta-data", meta_data)?,
+            meta_data: rendered,
             network_config: yaml("network-config", &network::Config::new(guest))?,
+            vendor_data: None,
         })
     }
 
@@ -87,11 +117,16 @@ impl Seed {
     ///
     /// If a file is larger than an image may hold.
     pub fn image(&self) -> Result<Vec<u8>, ImageError> {
-        image(&[
+        let mut files = vec![
             ("meta-data", self.meta_data.as_bytes()),
             ("network-config", self.network_config.as_bytes()),
-            ("user-data", &self.user_data),
-        ])
+            ("user-data", self.user_data.as_slice()),
+        ];
+        files.extend(
+            self.vendor_data
+                .map(|text| ("vendor-data", text.as_bytes())),
+        );
+        image(&files)
     }
 }
 
@@ -110,8 +145,6 @@ fn yaml(file: &'static str, value: &impl serde::Serialize) -> Result<String, See
 
 #[cfg(test)]
 mod tests {
-    use capi_contract::{Bootstrap, Format};
-
     use super::*;
     use crate::network::{GuestRoute, GuestRule, Interface, Vrf};
 
@@ -183,6 +216,7 @@ mod tests {
             }],
         };
         GuestNetwork {
+            node_addresses: interfaces[0].addresses.clone(),
             interfaces,
             vrfs: vec![red],
         }

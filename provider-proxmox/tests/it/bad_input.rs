@@ -190,7 +190,8 @@ async fn malformed_bootstrap_data() {
     for (data, format, says) in [
         (&b"runcmd: [secret]"[..], Format::CloudConfig, "first line"),
         (&b""[..], Format::CloudConfig, "empty"),
-        (&b"{}"[..], Format::Ignition, "format"),
+        (&b"{}"[..], Format::Ignition, "ignition.version"),
+        (&b"{\"secret"[..], Format::Ignition, "line 1, column 8"),
     ] {
         let mut life = strict(&platform);
         let good = std::mem::replace(&mut life.bootstrap, Bootstrap::new(format, data));

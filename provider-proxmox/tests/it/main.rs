@@ -11,6 +11,7 @@ mod api;
 mod bad_input;
 mod budget;
 mod fields;
+mod ignition;
 mod machine;
 mod seed;
 mod site;

@@ -10,7 +10,7 @@
 mod cluster;
 mod metadata;
 mod network;
-mod outcome;
+pub(crate) mod outcome;
 mod placement;
 mod status;
 

@@ -98,7 +98,7 @@ impl Setting {
             lines.insert(format!("refused: {refusal}"));
         }
         let mut life = Life::with(session(&platform), object);
-        life.scope.cluster = cluster.into();
+        life.scope.cluster = cluster;
         life.bootstrap = self.bootstrap;
         life.strict = true;
         if let Ok(requests) = requests(&life) {
