@@ -206,6 +206,10 @@ pub(crate) fn ending(
 impl ApiServer {
     pub(super) async fn delete(&self, ask: &Ask) -> Result<Answer, StatusError> {
         let options = DeleteOptions::of(ask)?;
+        let live = self.stored(ask)?;
+        options.check(&ask.resource, &live)?;
+        let warnings = self.admit_deletion(ask, live.value(), options.dry_run);
+        let warnings = warnings.await?;
         let (object, gone) = self.end(&ask.resource, &ask.key(), &options)?;
         let returns_object = !gone || strategy::returns_deleted(&ask.resource);
         let body = if returns_object {
@@ -226,7 +230,10 @@ impl ApiServer {
                 "details": details.to_value(),
             }))?
         };
-        Ok(Answer::json(body).of_type(ask.shape.content_type()))
+        Ok(Answer {
+            warnings,
+            ..Answer::json(body).of_type(ask.shape.content_type())
+        })
     }
 
     pub(super) async fn delete_collection(&self, ask: &Ask) -> Result<Answer, StatusError> {
@@ -235,11 +242,13 @@ impl ApiServer {
         let store = &self.inner.store;
         let listed = store.list(&ask.resource.collection, ask.scope(), None);
         let snapshot = listed.map_err(|_| StatusError::internal("list the newest revision"))?;
-        let mut deleted = Vec::new();
+        let (mut deleted, mut warnings) = (Vec::new(), Vec::new());
         for (key, object) in &snapshot.objects {
             if !selection.picks(object) {
                 continue;
             }
+            let admitted = self.admit_deletion(ask, object.value(), options.dry_run);
+            warnings.extend(admitted.await?);
             match self.end(&ask.resource, key, &options) {
                 Ok(_) => deleted.push(object.clone()),
                 // Someone else was faster.
@@ -249,7 +258,10 @@ impl ApiServer {
         }
         let metadata = json!({"resourceVersion": snapshot.revision.to_string()});
         let body = ask.shape.list(&ask.resource, &deleted, &metadata)?;
-        Ok(Answer::json(body).of_type(ask.shape.content_type()))
+        Ok(Answer {
+            warnings,
+            ..Answer::json(body).of_type(ask.shape.content_type())
+        })
     }
 
     /// Deletes an object; the last state, and whether it is gone.

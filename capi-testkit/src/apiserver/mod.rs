@@ -2,7 +2,8 @@
 //!
 //! [`ApiServer`] keeps objects in memory behind the real protocol: resource versions, list pages at
 //! a fixed revision, watches with bookmarks and an `Expired` horizon, patches with managed fields,
-//! subresources, finalizers, owner collection, custom resource definitions. It has two faces. The
+//! subresources, finalizers, owner collection, custom resource definitions, admission webhooks. Who
+//! may do what is everything, or what roles and bindings say ([`Authorization`]). It has two faces. The
 //! in-memory one ([`ApiServer::client`]) needs no socket and runs on a paused tokio clock. The TLS
 //! one ([`ApiServer::serve_tls`]) serves `kubectl` and other processes.
 //!
@@ -15,6 +16,7 @@
 
 mod access;
 mod account;
+mod admission;
 mod audit;
 mod authority;
 mod builtin;
@@ -26,6 +28,7 @@ mod delete;
 mod discovery;
 mod event;
 mod hold;
+mod hook;
 mod jsonpath;
 mod kinds;
 mod memory;
@@ -50,6 +53,7 @@ mod strategy;
 mod table;
 mod tls;
 mod watch;
+mod webhook;
 mod write;
 
 use std::{fmt, sync::Arc};
@@ -63,6 +67,7 @@ pub use self::audit::{Audit, AuditRecord};
 pub use self::hold::Hold;
 pub use self::status::StatusError;
 pub use self::tls::{TlsError, TlsFace};
+pub use self::webhook::ServiceBackend;
 use self::{
     account::Tokens,
     clock::Clock,
@@ -73,6 +78,7 @@ use self::{
     names::Names,
     status::Subject,
     store::{HISTORY_DEFAULT, Key, Object, Refused, Store, Write},
+    webhook::Services,
 };
 use crate::faults::Faults;
 
@@ -96,6 +102,7 @@ struct Inner {
     collector: Collector,
     authorization: Authorization,
     tokens: Tokens,
+    services: Services,
     /// A change ends all watches that are open.
     watch_cut: tokio::sync::watch::Sender<u64>,
 }
@@ -153,6 +160,7 @@ impl ApiServerBuilder {
             collector: Collector::default(),
             authorization: self.authorization,
             tokens: Tokens::default(),
+            services: Services::default(),
             watch_cut: tokio::sync::watch::Sender::new(0),
         };
         let server = ApiServer {

@@ -61,7 +61,7 @@ impl ApiServer {
         let written = self
             .change(ask, |live| {
                 let live = live.ok_or_else(|| StatusError::not_found(ask.subject()))?;
-                let wanted = change(of(paths, live))?;
+                let wanted = change(of(paths, live.value()))?;
                 let replicas = wanted["spec"]["replicas"].as_i64().unwrap_or(0);
                 if replicas < 0 {
                     return Err(StatusError::invalid_options(format!(
@@ -94,7 +94,7 @@ fn paths(ask: &Ask) -> Result<&Scale, StatusError> {
 }
 
 fn answer(ask: &Ask, object: &Object) -> Result<Answer, StatusError> {
-    let scale = of(paths(ask)?, object);
+    let scale = of(paths(ask)?, object.value());
     let shown = match ask.shape.form {
         Form::Whole => scale,
         Form::Metadata => partial(&scale),
@@ -105,8 +105,7 @@ fn answer(ask: &Ask, object: &Object) -> Result<Answer, StatusError> {
 }
 
 /// The `autoscaling/v1` Scale of an object.
-fn of(paths: &Scale, object: &Object) -> Value {
-    let value = object.value();
+pub(crate) fn of(paths: &Scale, value: &Value) -> Value {
     let metadata = &value["metadata"];
     let count = |path: &str| get(value, path).and_then(Value::as_i64).unwrap_or(0);
     let mut status = json!({"replicas": count(&paths.status_replicas)});

@@ -1,6 +1,7 @@
 //! From a request to its answer: routing, negotiation, audit.
 
 use std::{
+    collections::BTreeSet,
     convert::Infallible,
     pin::Pin,
     sync::Arc,
@@ -415,7 +416,12 @@ fn response(answer: Answer) -> Response<AnswerBody> {
         header::CACHE_CONTROL,
         HeaderValue::from_static("no-cache, private"),
     );
+    let mut said = BTreeSet::new();
     for warning in answer.warnings {
+        // Several webhooks, or several objects of one request, may say the same.
+        if !said.insert(warning.clone()) {
+            continue;
+        }
         let text = format!("299 - {warning:?}");
         if let Ok(value) = HeaderValue::from_str(&text) {
             headers.append(header::WARNING, value);

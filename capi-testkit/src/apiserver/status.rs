@@ -1,6 +1,6 @@
 //! Refusals: `Status` bodies with the codes, reasons and texts of a real kube-apiserver.
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
 use serde_json::{Map, Value, json};
 
@@ -15,7 +15,7 @@ pub struct StatusError {
     /// HTTP status code.
     pub code: u16,
     /// Machine readable reason (`NotFound`, `Conflict`, ...); empty for `Unknown`.
-    pub reason: &'static str,
+    pub reason: Cow<'static, str>,
     /// Text for people.
     pub message: String,
     /// What the refusal is about. Boxed: most results carry no error.
@@ -77,7 +77,7 @@ impl StatusError {
     fn new(code: u16, reason: &'static str, message: impl Into<String>) -> Self {
         Self {
             code,
-            reason,
+            reason: Cow::Borrowed(reason),
             message: message.into(),
             details: None,
             continue_token: None,
@@ -162,6 +162,28 @@ impl StatusError {
             )
         };
         Self::new(403, "Forbidden", message).about(subject.details())
+    }
+
+    /// The refusal of the webhook `name`, with the status that it gave.
+    pub(crate) fn denied_by(name: &str, status: &Value) -> Self {
+        let text = |field: &str| status[field].as_str().unwrap_or_default();
+        let denied = format!("admission webhook {name:?} denied the request");
+        let message = match (text("message"), text("reason")) {
+            ("", "") => format!("{denied} without explanation"),
+            ("", why) | (why, _) => format!("{denied}: {why}"),
+        };
+        // A refusal is none of the codes of success.
+        let code = status["code"]
+            .as_u64()
+            .and_then(|code| u16::try_from(code).ok());
+        let details = &status["details"];
+        Self {
+            reason: text("reason").to_owned().into(),
+            details: details
+                .is_object()
+                .then(|| Box::new(Details::read(details))),
+            ..Self::new(code.unwrap_or_default().max(400), "", message)
+        }
     }
 
     /// `subject.resource` is the kind here.
@@ -286,7 +308,7 @@ impl StatusError {
             "code": self.code,
         });
         if !self.reason.is_empty() {
-            status["reason"] = self.reason.into();
+            status["reason"] = (*self.reason).into();
         }
         if let Some(details) = &self.details {
             status["details"] = details.to_value();
@@ -299,6 +321,30 @@ impl StatusError {
 }
 
 impl Details {
+    /// What someone else's status says.
+    fn read(details: &Value) -> Self {
+        let text = |object: &Value, field: &str| {
+            let text = object[field].as_str();
+            text.unwrap_or_default().to_owned()
+        };
+        let causes = details["causes"].as_array().into_iter().flatten();
+        let seconds = details["retryAfterSeconds"].as_u64();
+        Self {
+            name: text(details, "name"),
+            group: text(details, "group"),
+            kind: text(details, "kind"),
+            uid: text(details, "uid"),
+            causes: causes
+                .map(|cause| Cause {
+                    reason: text(cause, "reason"),
+                    message: text(cause, "message"),
+                    field: text(cause, "field"),
+                })
+                .collect(),
+            retry_after_seconds: seconds.and_then(|it| u32::try_from(it).ok()).unwrap_or(0),
+        }
+    }
+
     pub(crate) fn to_value(&self) -> Value {
         let mut map = Map::new();
         for (key, text) in [

@@ -346,6 +346,13 @@ impl Store {
         Ok(object)
     }
 
+    /// How many objects a collection has.
+    pub(crate) fn count(&self, collection: &str) -> usize {
+        let state = self.state.lock();
+        let held = state.collections.get(collection);
+        held.map_or(0, |held| held.objects.len())
+    }
+
     /// The objects at `revision`, or now. `namespace: None` means all.
     pub(crate) fn list(
         &self,

@@ -4,7 +4,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Map, Value, json};
 
 use super::{
-    definitions,
+    definitions, hook,
     kinds::{Origin, Resource},
     metadata::{invalid, required},
 };
@@ -202,16 +202,7 @@ pub(crate) fn validate(resource: &Resource, new: &Value, old: Option<&Value>) ->
     match resource.kind.as_str() {
         "CustomResourceDefinition" => definitions::validate(new, old),
         "Secret" | "ConfigMap" => validate_data(resource, new, old),
-        "MutatingWebhookConfiguration" | "ValidatingWebhookConfiguration" => {
-            let webhooks = new["webhooks"].as_array().map_or(0, Vec::len);
-            let detail = "the test API server calls no admission webhooks, and does not pretend to";
-            (webhooks > 0)
-                .then(|| {
-                    FieldError::new(FieldErrorKind::Forbidden, "webhooks", Value::Null, detail)
-                })
-                .into_iter()
-                .collect()
-        }
+        "MutatingWebhookConfiguration" | "ValidatingWebhookConfiguration" => hook::validate(new),
         "RoleBinding" | "ClusterRoleBinding" => match old {
             Some(old) if old["roleRef"] != new["roleRef"] => {
                 vec![invalid("roleRef", &new["roleRef"], "cannot change roleRef")]

@@ -10,10 +10,12 @@ use serde_json::Value;
 
 use super::{
     ApiServer,
+    admission::Admission,
     decode::{self, screen, to_stored, undecoded},
     kinds::Resource,
     metadata::{self, Birth, invalid},
     output::in_version,
+    scale,
     serve::{Answer, Ask},
     status::{StatusError, Subject},
     store::{Key, Object, Refused, Write},
@@ -163,7 +165,7 @@ impl ApiServer {
                     result => return result,
                 }
             };
-            if let Some(written) = self.replace(ask, &key, &live, proposal)? {
+            if let Some(written) = self.replace(ask, &key, &live, proposal).await? {
                 return Ok(written);
             }
         }
@@ -171,7 +173,7 @@ impl ApiServer {
     }
 
     /// One try to store `proposal` in place of `live`; `None` if that moved meanwhile.
-    fn replace(
+    async fn replace(
         &self,
         ask: &Ask,
         key: &Key,
@@ -180,10 +182,16 @@ impl ApiServer {
     ) -> Result<Option<Written>, StatusError> {
         let Proposal {
             object,
-            warnings,
+            mut warnings,
             applied,
         } = proposal;
         let new = self.prepare_update(ask, live, object, applied)?;
+        let new = if self.has_webhooks() {
+            self.admit_update(ask, live, new, &mut warnings).await?
+        } else {
+            self.check_update(ask, &new, live.value())?;
+            new
+        };
         let written = |object| {
             Ok(Some(Written {
                 object,
@@ -208,6 +216,37 @@ impl ApiServer {
         }
     }
 
+    /// What webhooks make of a prepared change; the checks come between the two kinds of webhooks.
+    async fn admit_update(
+        &self,
+        ask: &Ask,
+        live: &Object,
+        new: Value,
+        warnings: &mut Vec<String>,
+    ) -> Result<Value, StatusError> {
+        let old = live.value();
+        // Webhooks see a changed scale as the Scale that was sent, and nothing of its object.
+        let scale = match &ask.resource.scale {
+            Some(paths) if ask.target.subresource == "scale" => Some(paths),
+            Some(_) | None => None,
+        };
+        let mut admission = match scale {
+            Some(paths) => Admission::update(ask, scale::of(paths, &new), &scale::of(paths, old)),
+            None => Admission::update(ask, new.clone(), old),
+        };
+        let mut new = new;
+        if self.mutate(&mut admission).await?
+            && let Some(mutated) = admission.object.take()
+        {
+            new = settle(ask, mutated, old);
+            admission.object = Some(new.clone());
+        }
+        self.check_update(ask, &new, old)?;
+        self.validate(&mut admission).await?;
+        warnings.append(&mut admission.warnings);
+        Ok(new)
+    }
+
     /// The object to store for a proposal to change `live`.
     fn prepare_update(
         &self,
@@ -218,38 +257,34 @@ impl ApiServer {
     ) -> Result<Value, StatusError> {
         let resource = &ask.resource;
         let old = live.value();
-        let name = ask.target.name.as_str();
         check_address(ask, &mut object)?;
         check_preconditions(ask, &object, live)?;
         if let Some(schema) = &resource.schema {
             schema.fill_defaults(&mut object);
         }
         to_stored(resource, &mut object);
-        let mut new = endpoint_rules(Endpoint::of(ask), resource, object, old);
-        metadata::carry(&mut new, old);
-        new["metadata"]["resourceVersion"] = old["metadata"]["resourceVersion"].clone();
-        strategy::prepare_update(resource, &mut new, old);
-        if resource.counts_generation() && counts_as_new(resource, &new, old) {
-            let generation = old["metadata"]["generation"].as_i64().unwrap_or(0);
-            new["metadata"]["generation"] = (generation + 1).into();
-        }
+        let mut new = settle(ask, object, old);
         if !applied {
             let now = self.inner.clock.time();
             new = merge::update(shape(resource), Some(old), new, &writer(ask, &now));
         }
-        let mut errors = metadata::validate(&new, resource);
-        errors.extend(metadata::validate_update(&new, old));
-        errors.extend(strategy::validate(resource, &new, Some(old)));
-        self.check(ask, name, &new, Some(old), errors)?;
         Ok(new)
+    }
+
+    fn check_update(&self, ask: &Ask, new: &Value, old: &Value) -> Result<(), StatusError> {
+        let resource = &ask.resource;
+        let mut errors = metadata::validate(new, resource);
+        errors.extend(metadata::validate_update(new, old));
+        errors.extend(strategy::validate(resource, new, Some(old)));
+        self.check(ask, &ask.target.name, new, Some(old), errors)
     }
 
     /// Creates the proposed object.
     async fn bear(&self, ask: &Ask, proposal: Proposal) -> Result<Written, StatusError> {
         let Proposal {
             mut object,
-            warnings,
-            applied,
+            mut warnings,
+            mut applied,
         } = proposal;
         let resource = &ask.resource;
         check_address(ask, &mut object)?;
@@ -267,6 +302,10 @@ impl ApiServer {
             schema.fill_defaults(&mut object);
         }
         to_stored(resource, &mut object);
+        if self.has_webhooks() {
+            object = self.mutate_new(ask, object, applied, &mut warnings).await?;
+            applied = true;
+        }
         let given = object["metadata"]["name"]
             .as_str()
             .unwrap_or_default()
@@ -283,6 +322,11 @@ impl ApiServer {
             };
             self.check_namespace(ask, &name)?;
             let new = self.prepare_create(ask, object.clone(), &name, applied)?;
+            if self.has_webhooks() {
+                let mut admission = Admission::create(ask, new.clone());
+                self.validate(&mut admission).await?;
+                warnings.append(&mut admission.warnings);
+            }
             match self.bring_in(ask, new, &name) {
                 Ok(object) => {
                     return Ok(Written {
@@ -300,6 +344,26 @@ impl ApiServer {
             ..ask.subject()
         };
         Err(StatusError::already_exists(subject))
+    }
+
+    /// What webhooks make of a new object; its managed fields are settled then.
+    async fn mutate_new(
+        &self,
+        ask: &Ask,
+        mut object: Value,
+        applied: bool,
+        warnings: &mut Vec<String>,
+    ) -> Result<Value, StatusError> {
+        let name = object["metadata"]["name"].as_str().unwrap_or_default();
+        self.check_namespace(ask, name)?;
+        if !applied {
+            let now = self.inner.clock.time();
+            object = merge::update(shape(&ask.resource), None, object, &writer(ask, &now));
+        }
+        let mut admission = Admission::create(ask, object);
+        self.mutate(&mut admission).await?;
+        warnings.append(&mut admission.warnings);
+        Ok(admission.object.take().unwrap_or_default())
     }
 
     fn prepare_create(
@@ -404,6 +468,20 @@ impl ApiServer {
         )
         .cause("NamespaceTerminating", cause, "metadata.namespace"))
     }
+}
+
+/// What of a proposal reaches the store, with what the server itself says of the object.
+fn settle(ask: &Ask, object: Value, old: &Value) -> Value {
+    let resource = &ask.resource;
+    let mut new = endpoint_rules(Endpoint::of(ask), resource, object, old);
+    metadata::carry(&mut new, old);
+    new["metadata"]["resourceVersion"] = old["metadata"]["resourceVersion"].clone();
+    strategy::prepare_update(resource, &mut new, old);
+    if resource.counts_generation() && counts_as_new(resource, &new, old) {
+        let generation = old["metadata"]["generation"].as_i64().unwrap_or(0);
+        new["metadata"]["generation"] = (generation + 1).into();
+    }
+    new
 }
 
 pub(crate) fn shape(resource: &Resource) -> Shape<'_> {

@@ -4,10 +4,13 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use bytes::Bytes;
 use capi_testkit::{
-    apiserver::{ApiServer, Authorization, TlsFace},
+    apiserver::{ApiServer, Authorization, ServiceBackend, TlsFace},
     crds,
 };
+use http::{Request, Response};
 use kube::{
     Api, Client,
     api::{DynamicObject, Patch, PatchParams, PostParams},
@@ -33,6 +36,7 @@ impl World {
         let runtime = Runtime::new().expect("threads can be started");
         let (kubeconfig, face) = runtime.block_on(async {
             let server = server(transcript);
+            server.serve_service("default", "webhook", ServiceBackend::handler(judge));
             populate(&server.client("core")).await;
             let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
             let face = server.serve_tls(address).await.expect("a free port");
@@ -71,6 +75,39 @@ fn server(transcript: &str) -> ApiServer {
     let ours = server.install_crds(provider_proxmox::api::crds());
     ours.expect("our definitions are valid");
     server
+}
+
+/// The webhook of `manifests/webhooks.yaml`: labels what is new, warns always, and refuses thirteen
+/// replicas and the deletion of clusters.
+async fn judge(request: Request<Bytes>) -> Response<Bytes> {
+    let review: Value = serde_json::from_slice(request.body()).expect("reviews are JSON");
+    let asked = &review["request"];
+    let refusal = match (&asked["operation"], &asked["object"]["spec"]["replicas"]) {
+        (Value::String(operation), _) if operation == "DELETE" => Some(json!({
+            "code": 403, "reason": "Forbidden", "message": "clusters are kept",
+        })),
+        (_, replicas) if *replicas == 13 => Some(json!({
+            "code": 422,
+            "reason": "Invalid",
+            "message": "MachineDeployment.cluster.x-k8s.io \"more-workers\" is invalid: \
+                        spec.replicas: Invalid value: 13: brings bad luck",
+        })),
+        _ => None,
+    };
+    let mut response = json!({"uid": asked["uid"], "allowed": refusal.is_none()});
+    if let Some(status) = refusal {
+        response["status"] = status;
+    } else if request.uri().path() == "/mutate" {
+        let label = json!([{"op": "add", "path": "/metadata/labels", "value": {"new": "true"}}]);
+        response["patchType"] = "JSONPatch".into();
+        response["patch"] = STANDARD.encode(label.to_string()).into();
+    } else {
+        response["warnings"] = json!(["counting machines is not for everyone"]);
+    }
+    let review = json!({
+        "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": response,
+    });
+    Response::new(Bytes::from(review.to_string()))
 }
 
 async fn populate(client: &Client) {

@@ -1,5 +1,6 @@
 //! The API server, through `kube::Client` and through raw requests.
 
+mod admission;
 mod lifecycle;
 mod ownership;
 mod raw;
