@@ -180,10 +180,7 @@ async fn start(brief: &Brief) -> Result<Child, Error> {
 /// The provider's own process: works until standard input ends.
 pub(crate) async fn main() -> Result<ExitCode, Error> {
     // Nothing else runs yet that waiting could hold up.
-    let mut line = String::new();
-    let mut head = std::io::stdin().lock().take(BRIEF_MAX);
-    head.read_line(&mut line).map_err(Error::Read)?;
-    let brief: Brief = serde_json::from_str(&line).map_err(Error::Brief)?;
+    let brief = read_brief()?;
     std::thread::spawn(end_with_the_input);
     let (client, connector, faults) = (brief.client().await?, brief.connector()?, brief.faults());
     let lease = LeaseOptions {
@@ -212,6 +209,14 @@ pub(crate) async fn main() -> Result<ExitCode, Error> {
         },
         () = faults.killed() => std::process::exit(KILLED_BY_FAULT),
     }
+}
+
+/// The first line of standard input. Its lock goes with this function, since the rest is read elsewhere.
+fn read_brief() -> Result<Brief, Error> {
+    let mut line = String::new();
+    let mut head = std::io::stdin().lock().take(BRIEF_MAX);
+    head.read_line(&mut line).map_err(Error::Read)?;
+    serde_json::from_str(&line).map_err(Error::Brief)
 }
 
 /// Ends the process at once when nobody holds the other end of its standard input any more: nothing

@@ -56,16 +56,13 @@ fn plan(wanted: usize, surge: usize, is_initialized: bool, members: &[Member]) -
         return Action::Wait("a Machine is being deleted");
     }
     if let Some(member) = members.iter().find(|member| member.is_to_be_remediated) {
-        let others_are_well = members
-            .iter()
-            .all(|other| other == member || (other.has_node && other.is_healthy));
         // The only member of an initialised control plane holds its state.
         return if members.len() == 1 && is_initialized {
             Action::Wait("remediation would remove the last control plane Machine")
-        } else if others_are_well {
+        } else if keeps_quorum_without(member, members) {
             Action::Delete(member.name.clone())
         } else {
-            Action::Wait("remediation waits for the other Machines")
+            Action::Wait("remediation would cost etcd its quorum")
         };
     }
     if !is_initialized {
@@ -93,6 +90,14 @@ fn plan(wanted: usize, surge: usize, is_initialized: bool, members: &[Member]) -
         return first_to_go(members).map_or(Action::Nothing, Action::Delete);
     }
     Action::Nothing
+}
+
+/// Whether most etcd members are well once this one is out; each machine counts as a member.
+fn keeps_quorum_without(member: &Member, members: &[Member]) -> bool {
+    let others = members.iter().filter(|other| *other != member);
+    let well = others.filter(|other| other.has_node && other.is_healthy);
+    let left = members.len() - 1;
+    left == 0 || well.count() > left / 2
 }
 
 /// Marked machines, then outdated ones, then the oldest.
@@ -603,10 +608,38 @@ mod tests {
             Action::Wait(_)
         ));
         assert_eq!(
-            plan(1, 1, false, &[sick]),
+            plan(1, 1, false, std::slice::from_ref(&sick)),
             deletes("b"),
             "before it was initialised"
         );
+    }
+
+    #[test]
+    fn s_06_remediation_keeps_most_members_of_what_is_left() {
+        let sick = |name: &str| Member {
+            is_to_be_remediated: true,
+            is_healthy: false,
+            ..member(name, 2)
+        };
+        let five = |sick_ones: usize| {
+            let all = ["a", "b", "c", "d", "e"].into_iter().enumerate();
+            all.map(|(index, name)| {
+                if index < sick_ones {
+                    sick(name)
+                } else {
+                    member(name, 3)
+                }
+            })
+            .collect::<Vec<_>>()
+        };
+        assert_eq!(plan(5, 1, true, &five(1)), deletes("a"));
+        assert_eq!(
+            plan(5, 1, true, &five(2)),
+            deletes("a"),
+            "three of four are well"
+        );
+        let waits = plan(5, 1, true, &five(3));
+        assert!(matches!(waits, Action::Wait(_)), "two of four are not most");
     }
 
     #[test]

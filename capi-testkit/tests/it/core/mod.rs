@@ -1,5 +1,6 @@
 //! Core against a scripted infrastructure provider whose machines are real guests.
 
+mod control_plane;
 mod life;
 mod rules;
 mod world;
