@@ -1,7 +1,16 @@
 //! Real programs that judge what this workspace serves.
 //!
-//! [`tool`] builds them from the Go modules below `tools/`, which pin version and checksums. The
-//! suites below `tests/` run them; they are shown as ignored, with the reason, unless
+//! etcd, kube-apiserver, Cluster API with kubeadm, and kubectl, as plain processes on loopback: no
+//! container, kubelet or service network. By hand:
+//!
+//! ```console
+//! cargo run -p e2e -- up        # builds what is missing, starts everything, prints a kubeconfig
+//! cargo run -p e2e -- status
+//! cargo run -p e2e -- logs capi-core-manager
+//! cargo run -p e2e -- down      # ends what was started, also after a crash
+//! ```
+//!
+//! The suites below `tests/` run them too. They are shown as ignored, with the reason, unless
 //! `--include-ignored` is given, since the first build takes minutes:
 //!
 //! ```console
@@ -11,5 +20,26 @@
 //! | suite | shows |
 //! |---|---|
 //! | `kubectl` | an unmodified `kubectl` against the API server of `capi-testkit`: each command's output and exit code, compared with stored ones |
+//! | `life` | the Proxmox provider under the real Cluster API: adoption, provisioning, conversion of older manifests, deletion |
+//!
+//! # Map
+//!
+//! | module | is |
+//! |---|---|
+//! | [`tool`] | programs, built from the Go modules below `tools/`, which pin version and checksums |
+//! | [`site`] | the files of one run, below `target/e2e` |
+//! | [`process`] | processes of a run, found by a mark in their environment |
+//! | [`certificate`] | the authority of a run, and what it signs |
+//! | [`management`] | etcd, kube-apiserver, kube-controller-manager |
+//! | [`manifest`] | release manifests, rewritten for programs outside a cluster |
+//! | [`apply`] | objects of any kind, applied |
+//! | [`manager`] | the managers of Cluster API, each under its own account and rights |
 
+pub mod apply;
+pub mod certificate;
+pub mod management;
+pub mod manager;
+pub mod manifest;
+pub mod process;
+pub mod site;
 pub mod tool;

@@ -19,8 +19,10 @@ const KEY_BYTES: usize = 6;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Tool {
-    /// Name of the program, and of the module's directory below `tools/`.
+    /// Name of the program.
     pub name: &'static str,
+    /// The module's directory below `tools/`.
+    pub folder: &'static str,
     /// The main package.
     pub package: &'static str,
     /// The required module whose version is the program's.
@@ -30,13 +32,81 @@ pub struct Tool {
     pub stamp: Option<&'static str>,
 }
 
+/// Where Kubernetes' programs look for their version.
+const KUBERNETES_STAMP: Option<&str> = Some("k8s.io/component-base/version");
+/// Where Cluster API's programs look for their version.
+const CLUSTER_API_STAMP: Option<&str> = Some("sigs.k8s.io/cluster-api/version");
+
 /// The command line client of Kubernetes.
 pub const KUBECTL: Tool = Tool {
     name: "kubectl",
+    folder: "kubectl",
     package: "k8s.io/kubernetes/cmd/kubectl",
     module: "k8s.io/kubernetes",
-    stamp: Some("k8s.io/component-base/version"),
+    stamp: KUBERNETES_STAMP,
 };
+/// The store of API servers.
+pub const ETCD: Tool = Tool {
+    name: "etcd",
+    folder: "etcd",
+    package: "go.etcd.io/etcd/server/v3",
+    module: "go.etcd.io/etcd/server/v3",
+    stamp: None,
+};
+/// The API server of Kubernetes.
+pub const KUBE_APISERVER: Tool =
+    kubernetes("kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver");
+/// The controllers of Kubernetes: garbage collection, service accounts, aggregation of roles.
+pub const KUBE_CONTROLLER_MANAGER: Tool = kubernetes(
+    "kube-controller-manager",
+    "k8s.io/kubernetes/cmd/kube-controller-manager",
+);
+/// The manager of Cluster API's core.
+pub const CORE: Tool = cluster_api("capi-core-manager", "sigs.k8s.io/cluster-api/core");
+/// The manager of the kubeadm bootstrap provider.
+pub const BOOTSTRAP: Tool = cluster_api(
+    "capi-bootstrap-manager",
+    "sigs.k8s.io/cluster-api/bootstrap/kubeadm",
+);
+/// The manager of the kubeadm control plane provider.
+pub const CONTROL_PLANE: Tool = cluster_api(
+    "capi-control-plane-manager",
+    "sigs.k8s.io/cluster-api/controlplane/kubeadm",
+);
+/// The command line client of Cluster API.
+pub const CLUSTERCTL: Tool = cluster_api("clusterctl", "sigs.k8s.io/cluster-api/cmd/clusterctl");
+
+/// All programs of a management cluster with Cluster API, in the order in which they are built: the
+/// slowest first, so that a missing module shows early.
+pub const MANAGEMENT: [Tool; 7] = [
+    KUBE_APISERVER,
+    KUBE_CONTROLLER_MANAGER,
+    ETCD,
+    CORE,
+    BOOTSTRAP,
+    CONTROL_PLANE,
+    KUBECTL,
+];
+
+const fn kubernetes(name: &'static str, package: &'static str) -> Tool {
+    Tool {
+        name,
+        folder: "kubernetes",
+        package,
+        module: "k8s.io/kubernetes",
+        stamp: KUBERNETES_STAMP,
+    }
+}
+
+const fn cluster_api(name: &'static str, package: &'static str) -> Tool {
+    Tool {
+        name,
+        folder: "cluster-api",
+        package,
+        module: "sigs.k8s.io/cluster-api",
+        stamp: CLUSTER_API_STAMP,
+    }
+}
 
 /// Why a program could not be built.
 #[derive(Debug, thiserror::Error)]
@@ -94,7 +164,32 @@ impl Tool {
     fn directory(&self) -> PathBuf {
         Path::new(env!("CARGO_MANIFEST_DIR"))
             .join("tools")
-            .join(self.name)
+            .join(self.folder)
+    }
+
+    /// Where the sources of [`Tool::module`] lie, with the manifests that its releases are made of.
+    ///
+    /// # Errors
+    ///
+    /// No Go, or a module that cannot be fetched.
+    pub fn sources(&self) -> Result<PathBuf, ToolError> {
+        let asked = ["list", "-mod=readonly", "-m", "-f", "{{.Dir}}", self.module];
+        let output = Command::new("go")
+            .current_dir(self.directory())
+            .args(asked)
+            .output()
+            .map_err(|source| ToolError::NoGo {
+                tool: self.name,
+                source,
+            })?;
+        let path = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        if output.status.success() && !path.is_empty() {
+            return Ok(path.into());
+        }
+        Err(ToolError::Build {
+            tool: self.name,
+            output: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+        })
     }
 
     /// The version that the module pins, such as `v1.36.3`.
@@ -243,7 +338,13 @@ mod tests {
 
     #[test]
     fn the_module_says_which_version_is_built() {
-        assert_eq!(KUBECTL.version().expect("the module is there"), "v1.36.3");
+        for tool in [KUBECTL, KUBE_APISERVER, KUBE_CONTROLLER_MANAGER] {
+            assert_eq!(tool.version().expect("the module is there"), "v1.36.3");
+        }
+        for tool in [CORE, BOOTSTRAP, CONTROL_PLANE, CLUSTERCTL] {
+            assert_eq!(tool.version().expect("the module is there"), "v1.14.2");
+        }
+        assert_eq!(ETCD.version().expect("the module is there"), "v3.6.14");
         let table = [
             ("require a/b v1.2.3", Some("v1.2.3")),
             ("require (\n\ta/b v1.2.3 // indirect\n)", Some("v1.2.3")),
