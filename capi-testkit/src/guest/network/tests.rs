@@ -225,3 +225,168 @@ fn says_what_is_wrong(#[case] text: &str, #[case] wanted: &str) {
     let error = configured(text).expect_err("is bad");
     assert!(error.contains(wanted), "{error}");
 }
+
+const ETH0_UNIT: &str = "# eth0
+[Match]
+MACAddress=bc:24:11:00:00:0a
+
+[Link]
+MTUBytes=1400
+
+[Network]
+DNS=10.0.0.2
+VRF=vrf-red
+
+[Address]
+Address=10.0.0.5/24
+
+[Route]
+Destination=0.0.0.0/0
+Gateway=10.0.0.1
+Metric=100
+
+[RoutingPolicyRule]
+From=10.0.0.0/24
+Table=500
+Priority=99
+";
+const RED_DEVICE: &str = "[NetDev]\nName=vrf-red\nKind=vrf\n[VRF]\nTable=500\n";
+
+fn from_units(eth0: &str, device: &str) -> Network {
+    let files = [("00-eth0.network", eth0), ("00-red.netdev", device)];
+    units(&files.into_iter().collect(), &nics()).expect("networkd goes on")
+}
+
+/// The card that no unit matches asks for DHCP, as the distribution's own unit says.
+#[test]
+fn networkd_reads_its_units() {
+    let network = from_units(ETH0_UNIT, RED_DEVICE);
+    assert_eq!(
+        network.lines(&nics()),
+        [
+            "ens18 bc:24:11:00:00:0a 10.0.0.5/24 mtu 1400 dns 10.0.0.2 vrf vrf-red",
+            "ens19 bc:24:11:00:00:0b 192.168.1.50/24",
+            "vrf vrf-red table 500",
+            "route 0.0.0.0/0 via 10.0.0.1 dev ens18 metric 100 table 500",
+            "route 0.0.0.0/0 dev ens19",
+            "rule 99: from 10.0.0.0/24 lookup 500",
+        ]
+    );
+    assert_eq!(network.warnings, [""; 0]);
+}
+
+#[rstest]
+#[case("MTUBytes", "MTU", "Unknown key 'MTU' in section [Link]")]
+#[case("[Route]", "[Routes]", "Unknown section 'Routes'")]
+#[case(
+    "10.0.0.5/24",
+    "10.0.0.500/24",
+    "Failed to parse Address=10.0.0.500/24"
+)]
+#[case("DNS=10.0.0.2", "DNS=resolver", "Failed to parse DNS=resolver")]
+#[case("Gateway=10.0.0.1", "Gateway=fd00::1", "of different families")]
+#[case("From=10.0.0.0/24\n", "", "without To= and From=")]
+#[case("VRF=vrf-red", "VRF=vrf-blue", "VRF vrf-blue is not there")]
+#[case("Gateway=10.0.0.1", "Gateway=10.9.0.1", "Nexthop has invalid gateway")]
+fn networkd_warns_and_goes_on(#[case] good: &str, #[case] bad: &str, #[case] wanted: &str) {
+    let text = ETH0_UNIT.replace(good, bad);
+    assert_ne!(text, ETH0_UNIT);
+    let warnings = from_units(&text, RED_DEVICE).warnings;
+    assert!(
+        warnings.iter().any(|line| line.contains(wanted)),
+        "{warnings:?}"
+    );
+}
+
+#[rstest]
+#[case("Kind=vrf", "Kind=bond", "does not know Kind=bond")]
+#[case("Table=500", "", "VRF without Table=")]
+#[case("vrf-red", "vrf-of-the-red-net", "longer than 15 letters")]
+fn networkd_makes_no_wrong_device(#[case] good: &str, #[case] bad: &str, #[case] wanted: &str) {
+    let network = from_units(ETH0_UNIT, &RED_DEVICE.replace(good, bad));
+    assert!(
+        network.warnings[0].contains(wanted),
+        "{:?}",
+        network.warnings
+    );
+    assert_eq!(network.vrfs, []);
+}
+
+const ETH0_FILE: &str = "[connection]
+id=eth0
+type=ethernet
+master=vrf-red
+slave-type=vrf
+
+[ethernet]
+mac-address=bc:24:11:00:00:0a
+mtu=1400
+
+[ipv4]
+method=manual
+address1=10.0.0.5/24
+dns=10.0.0.2;
+route1=0.0.0.0/0,10.0.0.1,100
+route1_options=table=500
+routing-rule1=priority 99 from 10.0.0.0/24 table 500
+
+[ipv6]
+method=link-local
+";
+const RED_FILE: &str = "[connection]\ntype=vrf\ninterface-name=vrf-red\n[vrf]\ntable=500\n[ipv4]\nmethod=disabled\n[ipv6]\nmethod=disabled\n";
+
+fn from_connections(eth0: &str, red: &str, permissions: u32) -> Result<Network, String> {
+    let files = [
+        ("eth0.nmconnection", (eth0, permissions)),
+        ("red.nmconnection", (red, 0o600)),
+    ];
+    connections(&files.into_iter().collect(), &nics())
+}
+
+#[test]
+fn network_manager_makes_the_same_of_its_connections() {
+    let network = from_connections(ETH0_FILE, RED_FILE, 0o600).expect("is good");
+    let lines = from_units(ETH0_UNIT, RED_DEVICE).lines(&nics());
+    assert_eq!(network.lines(&nics()), lines);
+    assert_eq!(network.warnings, [""; 0]);
+}
+
+#[rstest]
+#[case("type=ethernet", "type=wifi", "does not know connections of type wifi")]
+#[case("00:00:0a", "00:00:0f", "no device has the address")]
+#[case("mtu=1400", "mtu=large", "ethernet.mtu")]
+#[case("address1=10.0.0.5/24", "address1=fd00::5/64", "ipv4.address1")]
+#[case("address1=10.0.0.5/24\n", "", "this property cannot be empty")]
+#[case("dns=10.0.0.2;", "dns=resolver;", "ipv4.dns")]
+#[case("priority 99 from", "from", "ipv4.routing-rule1")]
+#[case("0.0.0.0/0,10.0.0.1,100", "0.0.0.0/0,gateway", "ipv4.route1")]
+#[case("method=manual", "method=shared", "does not know ipv4.method=shared")]
+fn network_manager_ignores_what_it_cannot_read(
+    #[case] good: &str,
+    #[case] bad: &str,
+    #[case] wanted: &str,
+) {
+    let text = ETH0_FILE.replace(good, bad);
+    assert_ne!(text, ETH0_FILE);
+    let network = from_connections(&text, RED_FILE, 0o600).expect("it goes on");
+    assert!(
+        network.warnings[0].contains(wanted),
+        "{:?}",
+        network.warnings
+    );
+    assert!(network.interfaces[0].addresses.is_empty());
+}
+
+/// A connection may hold secrets, so one that others can read is not looked at.
+#[test]
+fn network_manager_ignores_connections_that_others_can_read() {
+    let network = from_connections(ETH0_FILE, RED_FILE, 0o644).expect("it goes on");
+    assert!(
+        network.warnings[0].contains("(0644) are insecure"),
+        "{:?}",
+        network.warnings
+    );
+    let without = RED_FILE.replace("table=500", "");
+    let error = from_connections(ETH0_FILE, &without, 0o600).expect_err("no controller");
+    assert!(error.contains("controller vrf-red is not there"), "{error}");
+}

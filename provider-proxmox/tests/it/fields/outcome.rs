@@ -10,12 +10,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use capi_contract::{Address, AddressRequest, Bootstrap, Format, InfraMachine};
+use capi_contract::{Address, AddressRequest, Bootstrap, Format, InfraCluster, InfraMachine};
 use capi_testkit::guest::{Image, Pace, read_iso};
 use capi_testkit::workload::{Endpoint, Entry, Join, Node, Role, Workloads};
 use provider_proxmox::api::{ProxmoxCluster, ProxmoxMachine};
+use provider_proxmox::cluster::Clusters;
 use provider_proxmox::machine::Machines;
-use provider_proxmox::pool;
+use provider_proxmox::pool::{self, ZonePool};
 use pve_sim::{Builder, Delays, Guests, Platform};
 use serde_json::{Value, json};
 
@@ -94,9 +95,14 @@ impl Setting {
         );
         let object: ProxmoxMachine = serde_json::from_value(machine).unwrap();
         let cluster: ProxmoxCluster = serde_json::from_value(cluster).unwrap();
-        for refusal in Machines.unsupported(&object, &cluster) {
-            lines.insert(format!("refused: {refusal}"));
+        let of_cluster = Clusters.unsupported(&cluster);
+        let of_machine = Machines.unsupported(&object, &cluster);
+        let refusals = of_cluster.into_iter().chain(of_machine);
+        lines.extend(refusals.map(|refusal| format!("refused: {refusal}")));
+        if !lines.is_empty() {
+            return lines;
         }
+        lines.extend(pool::pools("c", &cluster.spec).iter().map(zone_pool));
         let mut life = Life::with(session(&platform), object);
         life.scope.cluster = cluster;
         life.bootstrap = self.bootstrap;
@@ -104,9 +110,6 @@ impl Setting {
         if let Ok(requests) = requests(&life) {
             lines.extend(requests.iter().map(claim));
             life.scope.addresses = give(&life, &requests);
-        }
-        if lines.iter().any(|line| line.starts_with("refused: ")) {
-            return lines;
         }
         let halt = life.run().await;
         match halt {
@@ -215,6 +218,20 @@ fn workloads() -> Workloads {
 fn requests(life: &Life) -> Result<Vec<AddressRequest>, provider_proxmox::network::NetworkError> {
     let network = &life.scope.object.spec.network;
     pool::requests("m-0", network, "c", &life.scope.cluster.spec)
+}
+
+fn zone_pool(pool: &ZonePool) -> String {
+    let object = &pool.object;
+    let spec = &object.body["spec"];
+    format!(
+        "pool {}: {}, prefix {}, gateway {}, metric {}, zone {}",
+        object.name,
+        spec["addresses"],
+        spec["prefix"],
+        spec["gateway"],
+        object.annotations[pool::METRIC_ANNOTATION],
+        pool.zone
+    )
 }
 
 fn claim(request: &AddressRequest) -> String {
