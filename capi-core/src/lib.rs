@@ -135,6 +135,7 @@
 //! `k8s-1_33` to `k8s-1_36` and `k8s-latest` choose the Kubernetes version of the types; a binary
 //! enables exactly one.
 
+mod cause;
 mod client;
 pub mod command;
 mod engine;

@@ -21,6 +21,7 @@ const ON_MACHINES: &[&str] = &[
     "VM.Config.CDROM",
     "VM.Config.CPU",
     "VM.Config.Disk",
+    "VM.Config.HWType",
     "VM.Config.Memory",
     "VM.Config.Network",
     "VM.Config.Options",
@@ -292,7 +293,7 @@ pub fn judge(answers: &Answers, wanted: &Wanted, checkup: &mut Checkup) {
             checkup.bad(
                 "rights",
                 detail,
-                grant(&answers.token, &need.path, need.subject, &lacking),
+                grant(&answers.token, &need.path, need.subject, need.privileges),
             );
         }
     }
@@ -309,12 +310,16 @@ fn lacking(need: &Need, answers: &Answers) -> Vec<&'static str> {
         .collect()
 }
 
-/// The commands that grant what is missing: a role of exactly these privileges, on this path.
+/// The commands that grant rights: a role of exactly these privileges, on this path.
+///
+/// All that are needed there and not only those that are missing, since an entry on a path replaces
+/// what comes from above; for the user too, since a token has no more than its user.
 fn grant(token: &str, path: &str, subject: &str, privileges: &[&str]) -> String {
     let role = format!("CAPI-{subject}");
+    let (user, _) = token.split_once('!').unwrap_or((token, ""));
     format!(
-        "pveum role add {role} --privs '{}' && pveum acl modify {path} --tokens '{token}' --roles \
-         {role}",
+        "pveum role add {role} --privs '{}' && pveum acl modify {path} --tokens '{token}' --users \
+         '{user}' --roles {role}",
         privileges.join(" ")
     )
 }

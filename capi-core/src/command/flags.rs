@@ -16,6 +16,8 @@ use crate::options::Options;
 
 /// Flags of `run` that every provider has.
 #[derive(Debug, Args)]
+// clap names a group after the type, and a provider may name its own flags as it likes.
+#[group(skip)]
 pub(super) struct RunFlags {
     /// Kubeconfig of the management cluster; KUBECONFIG, ~/.kube/config or the pod's service account
     /// if left out.
@@ -89,6 +91,7 @@ impl RunFlags {
 
 /// Flags of `manifests`.
 #[derive(Debug, Args)]
+#[group(skip)]
 pub(super) struct ManifestFlags {
     /// Directory that becomes a clusterctl repository: <provider>/<version>/ with
     /// infrastructure-components.yaml and metadata.yaml. Variables such as ${NAME:=""} are left in it

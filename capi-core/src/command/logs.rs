@@ -15,9 +15,10 @@ pub(super) enum Format {
 }
 
 /// Libraries that say much about connections and little about machines. Their levels can be raised
-/// with `RUST_LOG` only; requests with their headers are among what they log.
+/// with `RUST_LOG` only; requests with their headers are among what they log. Requests that fail are
+/// reported by those who made them, with what they were for.
 const QUIET: &str = "hyper=warn,hyper_util=warn,h2=warn,rustls=warn,tower=warn,reqwest=warn,\
-                     kube_client=warn,kube_runtime=warn";
+                     kube_client=warn,kube_client::client::builder=off,kube_runtime=warn";
 
 /// The level that a number after `-v` stands for, by the habits of Kubernetes programs: up to 3 is
 /// normal, 4 and 5 are for looking into trouble, more is everything.

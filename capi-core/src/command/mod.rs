@@ -30,6 +30,7 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub use self::cluster::credentials;
 use self::flags::{ManifestFlags, RunFlags};
+use crate::cause::chain;
 use crate::lease::LeaseError;
 use crate::manifests::{ManifestError, Package};
 use crate::provider::RunError;
@@ -255,17 +256,81 @@ fn print(text: &str) -> Result<(), CommandError> {
     })
 }
 
-/// An error with its sources, each said once.
-pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(next) = source {
-        let more = next.to_string();
-        if !text.ends_with(&more) {
-            text.push_str(": ");
-            text.push_str(&more);
-        }
-        source = next.source();
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A provider's flags may be called as ours are.
+    #[derive(Debug, Args)]
+    struct RunFlags {
+        /// Of the provider's own.
+        #[arg(long)]
+        rack: Option<String>,
     }
-    text
+
+    #[derive(Debug, Args)]
+    struct ManifestFlags {}
+
+    type Line = Arguments<RunFlags, ManifestFlags>;
+
+    fn run_flags(words: &[&str]) -> Result<(Box<flags::RunFlags>, RunFlags), clap::Error> {
+        let words = ["rack", "run"].iter().chain(words);
+        match Line::try_parse_from(words)?.command {
+            Command::Run { flags, own } => Ok((flags, own)),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_put_together_without_contradiction() {
+        Line::command().debug_assert();
+    }
+
+    #[test]
+    fn ctl_07_flags_are_those_of_the_managers() {
+        let (flags, own) = run_flags(&[
+            "--namespace=a",
+            "--namespace=b",
+            "--namespace=",
+            "--watch-filter=blue",
+            "--leader-elect=true",
+            "--health-addr=:9440",
+            "--diagnostics-address=:8443",
+            "--insecure-diagnostics=false",
+            "--webhook-port=9443",
+            "--webhook-cert-dir=/certs",
+            "--logging-format=json",
+            "--v=4",
+            "--rack=r1",
+        ])
+        .unwrap();
+        assert_eq!(flags.namespaces(), ["a", "b"]);
+        assert_eq!(flags.watch_filter.as_deref(), Some("blue"));
+        assert!(flags.leader_elect && !flags.insecure_diagnostics);
+        assert_eq!((flags.webhook_port, flags.verbosity), (9443, 4));
+        assert_eq!(own.rack.as_deref(), Some("r1"));
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_managers() {
+        let (flags, _) = run_flags(&["--leader-elect", "-v6"]).unwrap();
+        assert!(flags.leader_elect && flags.namespaces().is_empty());
+        let lease = [
+            flags.leader_elect_lease_duration,
+            flags.leader_elect_renew_deadline,
+            flags.leader_elect_retry_period,
+        ];
+        assert_eq!(lease.map(|it| it.as_secs()), [15, 10, 2]);
+        assert_eq!(flags.health_addr.to_string(), ":9440");
+        assert_eq!(flags.diagnostics_address.to_string(), ":8443");
+        assert_eq!(flags.webhook_cert_dir, None);
+    }
+
+    #[test]
+    fn a_flag_that_does_nothing_here_is_refused() {
+        assert_eq!(
+            run_flags(&["--sync-period=10m"]).unwrap_err().exit_code(),
+            2
+        );
+    }
 }

@@ -62,6 +62,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use self::record::{DURATION_MAX, Move, Sighting};
+use crate::cause::chain;
 use crate::engine::Clock;
 use crate::options::Leadership;
 use crate::telemetry::Telemetry;
@@ -337,8 +338,8 @@ impl Election {
                         return;
                     }
                 }
-                Ok(Err(error)) => self.report(&error),
-                Err(_) => self.report(&"no answer in time"),
+                Ok(Err(error)) => self.report(&chain(&error)),
+                Err(_) => self.report("no answer in time"),
             }
             let now = self.now();
             if self.leads() && now >= self.shared.deadline() {
@@ -438,7 +439,9 @@ impl Election {
         let lease = &self.options.name;
         match timeout(RELEASE_WITHIN, self.give_back()).await {
             Ok(Ok(())) => tracing::info!(%lease, "the lease is given back"),
-            Ok(Err(error)) => tracing::warn!(%lease, %error, "the lease was not given back"),
+            Ok(Err(error)) => {
+                tracing::warn!(%lease, error = chain(&error), "the lease was not given back");
+            }
             Err(_) => tracing::warn!(%lease, "the lease was not given back in time"),
         }
     }
@@ -496,14 +499,14 @@ impl Election {
     }
 
     /// Warns of the first failure in a row.
-    fn report(&mut self, error: &dyn fmt::Display) {
+    fn report(&mut self, error: &str) {
         self.failures = self.failures.saturating_add(1);
         self.options.telemetry.lease_failed();
         let lease = &self.options.name;
         if self.failures == 1 {
-            tracing::warn!(%lease, %error, "the lease could not be read or written; it is retried");
+            tracing::warn!(%lease, error, "the lease could not be read or written; it is retried");
         } else {
-            tracing::debug!(%lease, %error, "the lease could not be read or written again");
+            tracing::debug!(%lease, error, "the lease could not be read or written again");
         }
     }
 }

@@ -15,6 +15,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use super::store::{Change, Store};
+use crate::cause::chain;
 use crate::engine::growth;
 use crate::telemetry::Telemetry;
 
@@ -131,7 +132,10 @@ pub(crate) async fn follow<W, K>(
         while let Some(item) = stream.next().await {
             match item {
                 Ok(event) => {
-                    failures = 0;
+                    // The beginning of a list is not yet an answer.
+                    if !matches!(event, Event::Init) {
+                        failures = 0;
+                    }
                     take(event, &watch.namespace, store, &good, &on);
                 }
                 Err(error) => {
@@ -152,9 +156,9 @@ pub(crate) async fn follow<W, K>(
 
 fn report(kind: &'static str, error: &watcher::Error, is_first: bool) {
     if is_first {
-        tracing::warn!(kind, %error, "watch failed; it is retried");
+        tracing::warn!(kind, error = chain(error), "watch failed; it is retried");
     } else {
-        tracing::debug!(kind, %error, "watch failed again");
+        tracing::debug!(kind, error = chain(error), "watch failed again");
     }
 }
 

@@ -160,7 +160,7 @@ impl Certificate {
                 // Between the two files of a rotation without rename this is normal for a moment.
                 Err(error) if is_first_failure => {
                     is_first_failure = false;
-                    tracing::warn!(error = %crate::command::chain(&error),
+                    tracing::warn!(error = %crate::cause::chain(&error),
                         "the certificate cannot be exchanged; the one before is kept");
                 }
                 Err(_) => {}

@@ -222,8 +222,10 @@ pub(crate) fn validate(object: &Value, resource: &Resource) -> Vec<FieldError> {
     for finalizer in metadata["finalizers"].as_array().into_iter().flatten() {
         let text = finalizer.as_str().unwrap_or_default();
         errors.extend(key_errors("metadata.finalizers", text));
-        // Only built-in kinds insist on a path; most finalizers of custom ones have none.
-        let is_standard = matches!(text, "orphan" | "foregroundDeletion" | "kubernetes");
+        // Only built-in kinds insist on a path; most finalizers of custom ones have none, nor has that
+        // of a definition.
+        let is_standard = matches!(text, "orphan" | "foregroundDeletion" | "kubernetes")
+            || resource.group == "apiextensions.k8s.io";
         if !resource.is_custom() && !text.contains('/') && !is_standard {
             let detail = "name is neither a standard finalizer name nor is it fully qualified";
             errors.push(invalid("metadata.finalizers", finalizer, detail));

@@ -13,6 +13,7 @@ mod budget;
 mod fields;
 mod ignition;
 mod machine;
+mod program;
 mod seed;
 mod site;
 mod steady;

@@ -75,6 +75,15 @@ impl Site {
         }
     }
 
+    /// Around a server that a process uses too, in real time.
+    pub(crate) fn of(server: ApiServer, platform: Platform) -> Self {
+        Self {
+            server,
+            platform,
+            clock: Clock::system(),
+        }
+    }
+
     /// Runs the provider until it is dropped.
     pub(crate) async fn provide<M>(&self, client: Client, line: impl Transport, machines: M)
     where
