@@ -141,6 +141,11 @@ pub trait InfraCluster:
     /// The finalizer, domain-qualified (IC-12). Drop-in providers use the Go provider's.
     const FINALIZER: &'static str;
 
+    /// Finalizer that keeps the credentials Secret in the cluster's own namespace until the cluster
+    /// is gone (ID-02); the Secret gets the cluster as an owner, too. Drop-in providers use the Go
+    /// provider's. `None` leaves Secrets alone, and the right to patch them is not asked for.
+    const SECRET_FINALIZER: Option<&'static str> = None;
+
     /// The InfraCluster kind.
     type Kind: Object;
     /// The provider's own status fields.

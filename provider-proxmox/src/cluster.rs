@@ -13,7 +13,9 @@ use capi_contract::{
 };
 use serde::Serialize;
 
-use crate::api::{CLUSTER_FINALIZER, InClusterZoneRef, LocalRef, ProxmoxCluster};
+use crate::api::{
+    CLUSTER_FINALIZER, CREDENTIALS_FINALIZER, InClusterZoneRef, LocalRef, ProxmoxCluster,
+};
 use crate::pool::{self, Family};
 use crate::pve;
 use crate::range;
@@ -220,6 +222,7 @@ fn status(scope: &Scope) -> ClusterStatus {
 impl InfraCluster for Clusters {
     const CONDITION: &'static str = "ProxmoxAvailable";
     const FINALIZER: &'static str = CLUSTER_FINALIZER;
+    const SECRET_FINALIZER: Option<&'static str> = Some(CREDENTIALS_FINALIZER);
 
     type Kind = ProxmoxCluster;
     type Status = ClusterStatus;

@@ -106,6 +106,14 @@ pub(crate) trait Kind: Send + Sync + 'static {
     /// The credentials, as far as they can be told now.
     fn identity(&self, subject: &Subject<ObjectOf<Self>>) -> Option<Identity>;
 
+    /// Takes note that there is a session with these credentials.
+    fn connected(
+        &self,
+        _subject: &Subject<ObjectOf<Self>>,
+    ) -> impl Future<Output = Result<(), Failure>> + Send {
+        std::future::ready(Ok(()))
+    }
+
     /// The owner token of the infra cluster, if it is known.
     fn owner(&self, subject: &Subject<ObjectOf<Self>>) -> Option<Token>;
 

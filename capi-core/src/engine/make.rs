@@ -56,6 +56,8 @@ impl<K: Kind, C: Connect<Session = SessionOf<K>>> Pass<'_, K, C> {
     pub(super) async fn make(&mut self, scope: &ScopeOf<K>) -> Result<Outcome, Stop> {
         self.first_annotations = self.driver.kind.annotations(scope);
         let session = self.connect().await?;
+        let kind = std::sync::Arc::clone(&self.driver.kind);
+        kind.connected(&self.subject).await?;
         if !self.find_claim(&session, scope).await? {
             let message = "the machine was provisioned and nothing of it is left on the backend";
             let lost = Notice::new("Lost", message, LOST_RECHECK);

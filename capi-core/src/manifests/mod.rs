@@ -124,6 +124,8 @@ pub(crate) struct Surface {
     machines: String,
     children: Vec<ChildKind>,
     reviewed: Vec<Reviewed>,
+    /// Whether credentials Secrets are kept until their cluster is gone (ID-02).
+    keeps_secrets: bool,
 }
 
 impl Surface {
@@ -139,6 +141,7 @@ impl Surface {
             machines: Object::<P::Machines>::plural(&()).into_owned(),
             children,
             reviewed: P::webhooks().reviewed(),
+            keeps_secrets: <P::Clusters as capi_contract::InfraCluster>::SECRET_FINALIZER.is_some(),
         }
     }
 }

@@ -49,8 +49,17 @@ fn rules(package: &Package, surface: &Surface) -> Vec<Rule> {
             verbs: &["update"],
         },
         rule("cluster.x-k8s.io", ["clusters", "machines"], WATCHED),
-        // Credentials, bootstrap data, kubeconfigs: by name, never listed.
-        rule("", ["secrets"], &["get"]),
+        // Credentials, bootstrap data, kubeconfigs: by name, never listed. Credentials are patched to
+        // keep them until their cluster is gone (ID-02).
+        rule(
+            "",
+            ["secrets"],
+            if surface.keeps_secrets {
+                &["get", "patch"]
+            } else {
+                &["get"]
+            },
+        ),
         rule("", ["events"], &["create"]),
     ];
     if package.takes_addresses {

@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
 
 use super::children::{Nursery, Parent, dynamic_address, owner_reference};
+use super::keeper::Keeper;
 use super::world::{Key, Role, Topic};
 use crate::engine::{
     Admission, FactsOf, Failure, Kind, Leave, News, Notice, ObjectOf, ScopeOf, Subject, Told,
@@ -31,6 +32,7 @@ pub(crate) struct Clusters<T: InfraCluster, M> {
     pub(crate) recorder: Recorder,
     /// Owner tokens that were chosen and are not written yet, so that waiting does not choose again.
     pub(crate) chosen: Mutex<HashMap<ObjectName, Token>>,
+    pub(crate) keeper: Keeper,
 }
 
 impl<T: InfraCluster, M: Resource + Send + Sync + 'static> Clusters<T, M> {
@@ -226,7 +228,16 @@ where
         }
     }
 
+    async fn connected(&self, subject: &Subject<ObjectOf<Self>>) -> Result<(), Failure> {
+        let identity = self.identity(subject);
+        let cluster = subject.object.as_ref();
+        self.keeper.keep(cluster, identity.as_ref()).await
+    }
+
     async fn release(&self, subject: &Subject<ObjectOf<Self>>) -> Result<(), Failure> {
+        let identity = self.identity(subject);
+        let cluster = subject.object.as_ref();
+        self.keeper.release(cluster, identity.as_ref()).await?;
         self.chosen
             .lock()
             .remove(&ObjectName::of(subject.object.as_ref()));

@@ -2,6 +2,7 @@
 
 mod children;
 mod cluster;
+mod keeper;
 mod machine;
 mod run;
 mod store;
@@ -20,6 +21,7 @@ use parking_lot::Mutex;
 
 use self::children::Nursery;
 use self::cluster::Clusters;
+use self::keeper::Keeper;
 use self::machine::Machines;
 use self::run::Engine;
 use self::world::World;
@@ -218,6 +220,11 @@ where
             nursery: nursery(),
             recorder: recorder.clone(),
             chosen: Mutex::new(HashMap::new()),
+            keeper: Keeper::new(
+                client.clone(),
+                options.manager.clone(),
+                IC::SECRET_FINALIZER,
+            ),
         };
         let machines = Machines {
             external: self.machines,

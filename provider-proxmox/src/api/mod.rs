@@ -63,8 +63,8 @@ pub const CLUSTER_FINALIZER: &str = "proxmoxcluster.infrastructure.cluster.x-k8s
 /// Finalizer of a [`ProxmoxMachine`]; the Go provider's name, so that either can take over.
 pub const MACHINE_FINALIZER: &str = "proxmoxmachine.infrastructure.cluster.x-k8s.io";
 
-/// Finalizer that the Go provider puts on the credentials Secret. We never add it; it is removed
-/// when a cluster that the Go provider made is deleted.
+/// Finalizer on the credentials Secret while clusters of its namespace use it; the Go provider's
+/// name, so that either can take over.
 pub const CREDENTIALS_FINALIZER: &str = "proxmoxcluster.infrastructure.cluster.x-k8s.io/secret";
 
 /// Label on pools, address claims and machines that says to which deployment zone they belong.

@@ -251,6 +251,21 @@ fn cpus(spec: &ProxmoxMachineSpec, of_template: u64) -> u64 {
     }
 }
 
+/// The nodes that a machine may be on.
+fn allowed_nodes(scope: &Scope) -> Result<Vec<String>, MachineError> {
+    let (spec, cluster) = (&scope.object.spec, &scope.cluster.spec);
+    let network = zone::network_of(scope)?;
+    let zone = network.zone();
+    let allowed = placement::allowed(
+        zone,
+        cluster.zone_nodes(zone),
+        &spec.allowed_nodes,
+        &cluster.allowed_nodes,
+        spec.target.as_deref(),
+    )?;
+    Ok(allowed)
+}
+
 fn promise(
     on: &Session,
     scope: &Scope,
@@ -273,25 +288,15 @@ fn promise(
     let name = scope.name().name;
     let set = set_of(&name);
     let (reservations, promised) = on.promised(set);
-    let cluster = &scope.cluster.spec;
-    let network = zone::network_of(scope)?;
-    let target = spec.target.as_deref();
-    let allowed = placement::allowed(
-        network.zone(),
-        cluster.zone_nodes(network.zone()),
-        &spec.allowed_nodes,
-        &cluster.allowed_nodes,
-        target,
-    )?;
     let template_nodes: Vec<String> = templates.iter().map(|one| one.node.clone()).collect();
     let request = NodeRequest {
-        target,
-        allowed: &allowed,
+        target: spec.target.as_deref(),
+        allowed: &allowed_nodes(scope)?,
         template_nodes: &template_nodes,
         memory,
-        adjustment: cluster.memory_adjustment(),
+        adjustment: scope.cluster.spec.memory_adjustment(),
         cpus,
-        cpu_adjustment: cluster.cpu_adjustment(),
+        cpu_adjustment: scope.cluster.spec.cpu_adjustment(),
         peers: &peers(hypervisor, set, &promised),
     };
     let node = placement::node(&request, hypervisor, &reservations)?.node;

@@ -10,6 +10,7 @@
 mod api;
 mod bad_input;
 mod budget;
+mod defects;
 mod fields;
 mod ignition;
 mod machine;

@@ -400,6 +400,16 @@ impl Fleet {
         all.patch(name, &params, &patch).await.unwrap();
     }
 
+    /// Asks for the deletion of an object.
+    pub(crate) async fn remove(&self, kind: &str, name: &str) {
+        let of = match kind {
+            "Secret" => json!({"apiVersion": "v1", "kind": kind}),
+            _ => json!({"apiVersion": format!("{}/{}", api::GROUP, api::VERSION), "kind": kind}),
+        };
+        let all = objects_in(&self.script, &self.namespace, &of);
+        all.delete(name, &DeleteParams::default()).await.unwrap();
+    }
+
     /// Merges this into the status of an object of the provider's.
     pub(crate) async fn patch_status(&self, kind: &str, name: &str, status: Value) {
         let of = json!({"apiVersion": format!("{}/{}", api::GROUP, api::VERSION), "kind": kind});
@@ -411,11 +421,11 @@ impl Fleet {
 
     /// Creates a Secret of text.
     pub(crate) async fn secret(&self, name: &str, text: Value) {
-        create(&self.script, secret_in(&self.namespace, name, text)).await;
+        create(&self.script, secret_in(&self.namespace, name, &text)).await;
     }
 }
 
-fn secret_in(namespace: &str, name: &str, text: Value) -> Value {
+fn secret_in(namespace: &str, name: &str, text: &Value) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Secret",
         "metadata": {"name": name, "namespace": namespace}, "stringData": text,
@@ -425,7 +435,7 @@ fn secret_in(namespace: &str, name: &str, text: Value) -> Value {
 /// Creates a Secret of text in any namespace.
 pub(crate) async fn secret(site: &Site, namespace: &str, name: &str, text: Value) {
     let script = site.server.client("script");
-    create(&script, secret_in(namespace, name, text)).await;
+    create(&script, secret_in(namespace, name, &text)).await;
 }
 
 /// Creates an object with its status, and says what was stored.

@@ -251,6 +251,58 @@ async fn id_04_a_wrong_new_token_is_told_and_heals() {
     assert_eq!(site.platform.vms_left().len(), 1);
 }
 
+fn the_secret(site: &Site) -> Option<Value> {
+    site.server.object("secrets", NAMESPACE, SECRET)
+}
+
+/// The Secret has the finalizer, and so many owners.
+fn is_kept(site: &Site, owners: usize) -> bool {
+    the_secret(site).is_some_and(|secret| {
+        let meta = &secret["metadata"];
+        let list = |field: &str| meta[field].as_array().cloned().unwrap_or_default();
+        let finalizer = json!(provider_proxmox::api::CREDENTIALS_FINALIZER);
+        list("finalizers").contains(&finalizer) && list("ownerReferences").len() == owners
+    })
+}
+
+/// ID-02: everything is deleted at once, and the credentials are still there for the teardown. The
+/// Secret goes with its cluster.
+#[tokio::test(start_paused = true)]
+async fn id_02_credentials_stay_until_their_cluster_is_gone() {
+    let (site, fleet) = one_tenant().await;
+    site.until("kept", |site| is_kept(site, 1)).await;
+    let mark = site.server.audit().mark();
+    fleet.remove("Secret", SECRET).await;
+    fleet.remove("ProxmoxCluster", "fleet").await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(is_kept(&site, 1), "the cluster has a machine");
+    fleet.delete("m-0").await;
+    site.until("gone", |site| the_secret(site).is_none()).await;
+    assert_eq!(site.platform.vms_left(), []);
+    assert_eq!(site.server.objects(CLUSTERS), [Value::Null; 0]);
+    let listed = site.server.audit().since(mark);
+    let listed = listed.iter().any(|record| {
+        record.actor == PROVIDER && record.resource == "secrets" && record.verb == "list"
+    });
+    assert!(!listed);
+}
+
+/// ID-02: a cluster that names another Secret lets the first one go.
+#[tokio::test(start_paused = true)]
+async fn id_02_a_secret_that_is_not_named_any_more_is_let_go() {
+    let (site, fleet) = one_tenant().await;
+    site.until("kept", |site| is_kept(site, 1)).await;
+    let (_, secret) = site.platform.token();
+    fleet.secret("other", login(EAST, &secret)).await;
+    let other = json!({"spec": {"credentialsRef": {"name": "other"}}});
+    fleet.patch("ProxmoxCluster", "fleet", other).await;
+    site.until("let go", |site| !is_kept(site, 1)).await;
+    fleet.remove("Secret", SECRET).await;
+    site.until("gone", |site| the_secret(site).is_none()).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(is_well(&site, "m-0"));
+}
+
 /// Machines that lack a right do not stop the others of the same token.
 #[tokio::test(start_paused = true)]
 async fn machines_without_rights_do_not_disturb_their_neighbours() {
