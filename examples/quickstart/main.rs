@@ -30,7 +30,7 @@ use clap::Parser;
 use crate::manifest::Manifest;
 use crate::options::Options;
 use crate::progress::Progress;
-use crate::story::Story;
+use crate::story::{Length, Story};
 use crate::summary::Summary;
 use crate::world::World;
 
@@ -107,8 +107,12 @@ async fn run(options: &Options) -> Result<bool, Box<dyn std::error::Error>> {
         serve::hold(&world, &manifest, &mut progress).await?;
         return Ok(true);
     }
-    let whole = options.file.is_none() || options.whole_day;
-    let story = Story::new(&world, &manifest, whole, &mut progress);
+    let length = if options.file.is_none() || options.whole_day {
+        Length::WholeDay
+    } else {
+        Length::UpAndDown
+    };
+    let story = Story::new(&world, &manifest, length, &mut progress);
     let summary = Summary::of(&world, options, story.tell().await?);
     for line in summary.lines() {
         progress::print(&line);

@@ -9,7 +9,7 @@ use tokio::time::sleep;
 
 use crate::manifest::Manifest;
 use crate::progress::Progress;
-use crate::story::{self, Story};
+use crate::story::{self, Length, Story};
 use crate::world::{World, WorldError};
 
 /// Why serving could not begin or ended by itself.
@@ -54,7 +54,8 @@ async fn come_up(
     manifest: &Manifest,
     progress: &mut Progress,
 ) -> Result<(), story::Error> {
-    Story::new(world, manifest, false, progress).come_up().await
+    let mut story = Story::new(world, manifest, Length::Up, progress);
+    story.come_up().await
 }
 
 async fn stay(

@@ -40,6 +40,17 @@ pub(crate) struct Chronicle {
     pub(crate) chapters: Vec<(&'static str, Duration)>,
 }
 
+/// How much of the story is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Length {
+    /// The first chapter.
+    Up,
+    /// The first and the last one: what any manifest can play.
+    UpAndDown,
+    /// All that the manifest can play.
+    WholeDay,
+}
+
 /// A story that is being told.
 pub(crate) struct Story<'a> {
     world: &'a World,
@@ -53,18 +64,22 @@ pub(crate) struct Story<'a> {
 }
 
 impl<'a> Story<'a> {
-    /// A story of this manifest; with `whole` all chapters of it that can be played.
+    /// A story of this manifest.
     pub(crate) fn new(
         world: &'a World,
         manifest: &'a Manifest,
-        whole: bool,
+        length: Length,
         progress: &'a mut Progress,
     ) -> Self {
         let mut cast = Cast::of(manifest);
-        if !whole {
+        if length != Length::WholeDay {
             cast.day = Err("--whole-day was not given");
         }
-        let count = if cast.day.is_ok() { 5 } else { 2 };
+        let count = match length {
+            Length::Up => 1,
+            Length::WholeDay if cast.day.is_ok() => 5,
+            Length::UpAndDown | Length::WholeDay => 2,
+        };
         Self {
             world,
             manifest,
@@ -85,9 +100,11 @@ impl<'a> Story<'a> {
                 self.heal(&day).await?;
                 self.upgrade(&day).await?;
             }
-            Err(why) => self.progress.say(&format!(
-                "not played with this manifest: growing, healing, upgrading, since {why}"
-            )),
+            Err(why) => {
+                self.progress
+                    .say("growing, healing and upgrading are left out:");
+                self.progress.say(&format!("  {why}"));
+            }
         }
         self.go_away().await?;
         Ok(self.chronicle)
