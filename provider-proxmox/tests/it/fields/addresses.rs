@@ -68,7 +68,7 @@ fn dual(setting: &mut Setting) {
 /// The cluster with both families, with one thing changed.
 async fn cluster(path: &'static str, value: Value) -> Vec<String> {
     effect_on(dual, |setting| {
-        put(&mut setting.cluster["spec"], path, value)
+        put(&mut setting.cluster["spec"], path, value);
     })
     .await
 }
@@ -76,7 +76,7 @@ async fn cluster(path: &'static str, value: Value) -> Vec<String> {
 /// The zone, with one thing changed.
 async fn in_west(path: &'static str, value: Value) -> Vec<String> {
     effect_on(west, |setting| {
-        put(&mut setting.cluster["spec"]["zoneConfig"][0], path, value)
+        put(&mut setting.cluster["spec"]["zoneConfig"][0], path, value);
     })
     .await
 }
