@@ -19,7 +19,7 @@
 //!
 //! | suite | shows |
 //! |---|---|
-//! | `kubectl` | an unmodified `kubectl` against the API server of `capi-testkit`: each command's output and exit code, compared with stored ones |
+//! | `kubectl` | an unmodified `kubectl` against the API server of `capi-testkit` and against the quick start with `--serve`: each command's output and exit code, compared with stored ones |
 //! | `life` | the Proxmox provider under the real Cluster API: adoption, provisioning, conversion of older manifests, deletion |
 //!
 //! # Map

@@ -12,6 +12,7 @@
 )]
 
 mod normal;
+mod quickstart;
 mod script;
 mod session;
 mod world;

@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 use crate::{
     directory,
-    normal::normal,
+    normal::{normal, normal_of_lively},
     script::{Action, Command},
     world::World,
 };
@@ -28,6 +28,7 @@ pub(crate) struct Session {
     kubectl: PathBuf,
     home: TempDir,
     background: Option<Running>,
+    normal: fn(&str) -> String,
     /// Dropped last: stops the server.
     _world: World,
 }
@@ -42,6 +43,11 @@ impl Session {
             kubectl: kubectl.to_owned(),
             home,
             background: None,
+            normal: if world.is_lively() {
+                normal_of_lively
+            } else {
+                normal
+            },
             _world: world,
         }
     }
@@ -62,13 +68,13 @@ impl Session {
                     return Ok(String::new());
                 }
                 running.wait_for(Running::is_over, &command.text)?;
-                Ok(running.shown(true))
+                Ok(running.shown(true, self.normal))
             }
             Action::Stop { lines } => {
                 let running = self.background.take();
                 let mut running = running.ok_or("nothing goes on in the background")?;
                 running.wait_for(|running| running.lines() >= *lines, &command.text)?;
-                Ok(running.shown(false))
+                Ok(running.shown(false, self.normal))
             }
         }
     }
@@ -171,7 +177,7 @@ impl Running {
     }
 
     /// Ends the process and shows both streams, and the exit code if the process ended by itself.
-    fn shown(mut self, with_code: bool) -> String {
+    fn shown(mut self, with_code: bool, normal: fn(&str) -> String) -> String {
         if !with_code {
             self.child.kill().expect("a child can be killed");
         }

@@ -1,8 +1,11 @@
 //! What the user of a transcript finds: a management cluster with the kinds of Cluster API and of the
 //! Proxmox VE provider, the objects of `state/`, and nobody who acts on them, so that all that happens
-//! is what is typed.
+//! is what is typed. The transcript `quickstart` finds the quick start instead, where everybody acts.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::{
+    fs,
+    net::{Ipv4Addr, SocketAddr},
+};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
@@ -20,19 +23,37 @@ use kube::{
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
+use crate::quickstart::QuickStart;
+
 /// The objects, owners before what they own.
 const STATE: &str = include_str!("state/cluster.yaml");
 
 /// A served management cluster.
 pub(crate) struct World {
     kubeconfig: String,
-    face: Option<TlsFace>,
-    runtime: Runtime,
+    running: Running,
+}
+
+/// What serves it, which ends with it.
+enum Running {
+    Own {
+        face: Option<TlsFace>,
+        runtime: Runtime,
+    },
+    QuickStart(#[expect(dead_code, reason = "is kept to be dropped")] QuickStart),
 }
 
 impl World {
     /// A server for the transcript of this name.
     pub(crate) fn start(transcript: &str) -> Self {
+        if transcript == "quickstart" {
+            let quickstart = QuickStart::start();
+            let kubeconfig = fs::read_to_string(&quickstart.kubeconfig);
+            return Self {
+                kubeconfig: kubeconfig.expect("the quick start wrote it"),
+                running: Running::QuickStart(quickstart),
+            };
+        }
         let runtime = Runtime::new().expect("threads can be started");
         let (kubeconfig, face) = runtime.block_on(async {
             let server = server(transcript);
@@ -43,11 +64,16 @@ impl World {
             let kubeconfig = face.kubeconfig("admin", &["system:masters"]);
             (kubeconfig.expect("a certificate"), face)
         });
+        let face = Some(face);
         Self {
             kubeconfig,
-            face: Some(face),
-            runtime,
+            running: Running::Own { face, runtime },
         }
+    }
+
+    /// Whether others act here than the user.
+    pub(crate) fn is_lively(&self) -> bool {
+        matches!(self.running, Running::QuickStart(_))
     }
 
     /// A kubeconfig with all rights.
@@ -56,10 +82,15 @@ impl World {
     }
 }
 
-impl Drop for World {
+impl Drop for Running {
     fn drop(&mut self) {
-        if let Some(face) = self.face.take() {
-            self.runtime.block_on(face.stop());
+        match self {
+            Self::Own { face, runtime } => {
+                if let Some(face) = face.take() {
+                    runtime.block_on(face.stop());
+                }
+            }
+            Self::QuickStart(_) => {}
         }
     }
 }
