@@ -4,6 +4,7 @@ mod doctor;
 mod manifests;
 mod replicas;
 mod rights;
+mod webhooks;
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;

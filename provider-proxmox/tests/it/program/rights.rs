@@ -126,7 +126,6 @@ async fn allow_scraping(stage: &Stage, user: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn rb_03_the_manifests_allow_what_is_asked_and_nothing_else() {
     let stage = Stage::new(Builder::new().delays(Delays::zero()).build()).await;
-    let script = PatchParams::default();
     let stranger = json!({
         "apiVersion": "ipam.cluster.x-k8s.io/v1alpha2", "kind": "InClusterIPPool",
         "metadata": {"name": "fleet-v4-icip", "namespace": NAMESPACE},
@@ -157,35 +156,8 @@ async fn rb_03_the_manifests_allow_what_is_asked_and_nothing_else() {
     stage
         .until("provisioned", || is_provisioned(&machine()))
         .await;
-    let orphan = Patch::Merge(json!({"metadata": {"ownerReferences": null}}));
-    let claim = claims(&stage)
-        .list(&kube::api::ListParams::default())
-        .await
-        .unwrap();
-    let claim = claim.items[0].metadata.name.clone().unwrap();
-    claims(&stage)
-        .patch(&claim, &script, &orphan)
-        .await
-        .unwrap();
-    stage
-        .until("claim adopted", || asked("ipaddressclaims", "patch"))
-        .await;
-    pools(&stage)
-        .patch("fleet-v4-icip", &script, &orphan)
-        .await
-        .unwrap();
-    stage
-        .until("pool adopted", || asked("inclusterippools", "patch"))
-        .await;
-    assert_eq!(scrape(&stage, port, "nobody").await.0, 403);
-    allow_scraping(&stage, "prometheus").await;
-    let (code, metrics) = scrape(&stage, port, "prometheus").await;
-    assert_eq!(code, 200, "{metrics}");
-    assert!(metrics.contains("capi_leader 1"), "{metrics}");
-    assert!(
-        metrics.contains("build_info{provider=\"infrastructure-proxmox\""),
-        "{metrics}"
-    );
+    orphan_children(&stage, asked).await;
+    ask_for_metrics(&stage, port).await;
     fleet.delete("m").await;
     stage
         .until("deleted", || stage.site.machine("m").is_none())
@@ -199,6 +171,41 @@ async fn rb_03_the_manifests_allow_what_is_asked_and_nothing_else() {
             .server
             .audit()
             .select(|record| record.actor == account),
+    );
+}
+
+/// Takes the owners off claim and pool, as a restored backup does, and waits for them to come back.
+async fn orphan_children(stage: &Stage, asked: impl Fn(&str, &str) -> bool) {
+    let script = PatchParams::default();
+    let orphan = Patch::Merge(json!({"metadata": {"ownerReferences": null}}));
+    let claim = claims(stage)
+        .list(&kube::api::ListParams::default())
+        .await
+        .unwrap();
+    let claim = claim.items[0].metadata.name.clone().unwrap();
+    claims(stage).patch(&claim, &script, &orphan).await.unwrap();
+    stage
+        .until("claim adopted", || asked("ipaddressclaims", "patch"))
+        .await;
+    pools(stage)
+        .patch("fleet-v4-icip", &script, &orphan)
+        .await
+        .unwrap();
+    stage
+        .until("pool adopted", || asked("inclusterippools", "patch"))
+        .await;
+}
+
+/// Metrics are for those who may get them.
+async fn ask_for_metrics(stage: &Stage, port: u16) {
+    assert_eq!(scrape(stage, port, "nobody").await.0, 403);
+    allow_scraping(stage, "prometheus").await;
+    let (code, metrics) = scrape(stage, port, "prometheus").await;
+    assert_eq!(code, 200, "{metrics}");
+    assert!(metrics.contains("capi_leader 1"), "{metrics}");
+    assert!(
+        metrics.contains("build_info{provider=\"infrastructure-proxmox\""),
+        "{metrics}"
     );
 }
 
