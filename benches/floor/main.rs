@@ -24,7 +24,6 @@
 
 mod record;
 mod replay;
-mod world;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -33,7 +32,7 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 
 use crate::record::{Call, Record};
 use crate::replay::{Identity, Script};
-use crate::world::{Failure, PROVIDER, VMID_FIRST, World, name, told};
+use benches::world::{Failure, PROVIDER, VMID_FIRST, World, name, told};
 
 /// Machines that are built at once, the default of the provider's options.
 const CONCURRENCY: usize = 64;

@@ -15,7 +15,7 @@ use pve_sim::Platform;
 use serde_json::Value;
 use tower::service_fn;
 
-use crate::world::Failure;
+use benches::world::Failure;
 
 /// Where a request goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -11,7 +11,7 @@ use pve_sim::Platform;
 use tokio::sync::watch;
 
 use crate::record::{Call, Port};
-use crate::world::{Failure, VMID_FIRST, name};
+use benches::world::{Failure, VMID_FIRST, name};
 
 /// What stands before the digest of a configuration, in a request and in an answer.
 const DIGEST: (&[u8], &[u8]) = (b"digest=", b"\"digest\":\"");

@@ -1,1 +1,3 @@
-//! Crate skeleton.
+//! What the benches share: the world that the provider is measured in.
+
+pub mod world;

@@ -1,4 +1,4 @@
-//! The world that both programs start in: gates open, nothing built yet, nothing that waits.
+//! The world that all programs start in: gates open, nothing built yet, nothing that waits.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use capi_testkit::ipam::Ipam;
 use futures::{StreamExt as _, TryStreamExt as _, future::pending};
 use http::{Request, Response};
 use kube::Client;
-use kube::api::{Api, ApiResource, DynamicObject, Patch, PatchParams, PostParams};
+use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
 use kube::core::GroupVersionKind;
 use kube::runtime::watcher;
 use provider_proxmox::cluster::Clusters;
@@ -28,19 +28,20 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 /// Whatever ends a bench before its time.
-pub(crate) type Failure = Box<dyn std::error::Error + Send + Sync>;
+pub type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// The user of the requests that count.
-pub(crate) const PROVIDER: &str = "provider";
+pub const PROVIDER: &str = "provider";
 /// VMID of the machine with number 0: six digits, which nothing else in a request happens to be.
-pub(crate) const VMID_FIRST: u32 = 731_000;
+pub const VMID_FIRST: u32 = 731_000;
 /// Machines have three digits in name and VMID, so that requests for all have the same length.
-pub(crate) const MACHINES_MAX: usize = 1_000;
+pub const MACHINES_MAX: usize = 1_000;
 
 const CLUSTER_API: &str = "cluster.x-k8s.io/v1beta2";
 const INFRASTRUCTURE: &str = "infrastructure.cluster.x-k8s.io/v1alpha2";
 const CLUSTER: &str = "bench";
 const CLUSTERS: &str = "proxmoxclusters.infrastructure.cluster.x-k8s.io";
+const MACHINES: &str = "proxmoxmachines.infrastructure.cluster.x-k8s.io";
 const NAMESPACE: &str = "default";
 /// Between two looks at a state for which no time is taken.
 const LOOK: Duration = Duration::from_millis(10);
@@ -48,7 +49,7 @@ const LOOK: Duration = Duration::from_millis(10);
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The name of a machine, of its VM, and of everything that belongs to it.
-pub(crate) fn name(number: usize) -> String {
+pub fn name(number: usize) -> String {
     format!("machine-{number:03}")
 }
 
@@ -64,18 +65,33 @@ impl Transport for Direct {
 }
 
 /// Management cluster and hypervisor, with `machines` machines to be built.
-pub(crate) struct World {
-    pub(crate) server: ApiServer,
-    pub(crate) platform: Platform,
+pub struct World {
+    /// The management cluster.
+    pub server: ApiServer,
+    /// The hypervisor; its tasks end at once.
+    pub platform: Platform,
     /// The uid of each `ProxmoxMachine`.
-    pub(crate) uids: Vec<String>,
+    pub uids: Vec<String>,
     script: Client,
     actors: JoinSet<()>,
 }
 
+impl std::fmt::Debug for World {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let machines = self.uids.len();
+        f.debug_struct("World")
+            .field("machines", &machines)
+            .finish_non_exhaustive()
+    }
+}
+
 impl World {
     /// Prepares everything; the provider has provisioned the cluster and is stopped again.
-    pub(crate) async fn new(machines: usize) -> Result<Self, Failure> {
+    ///
+    /// # Errors
+    ///
+    /// Whatever the management cluster refuses, or that the cluster is not provisioned in time.
+    pub async fn new(machines: usize) -> Result<Self, Failure> {
         let server = ApiServer::new();
         let ours = provider_proxmox::api::crds()
             .into_iter()
@@ -93,17 +109,49 @@ impl World {
             actors,
         };
         world.prepare_cluster().await?;
-        for number in 0..machines.min(MACHINES_MAX) {
-            let uid = world.prepare_machine(number).await?;
-            world.uids.push(uid);
-        }
+        world.add_machines(machines).await?;
         world.server.audit().clear();
         world.platform.clear_audit();
         Ok(world)
     }
 
+    /// Prepares machines until there are `count`, at most [`MACHINES_MAX`].
+    ///
+    /// # Errors
+    ///
+    /// Whatever the management cluster refuses.
+    pub async fn add_machines(&mut self, count: usize) -> Result<(), Failure> {
+        for number in self.uids.len()..count.min(MACHINES_MAX) {
+            let uid = self.prepare_machine(number).await?;
+            self.uids.push(uid);
+        }
+        Ok(())
+    }
+
+    /// Asks for the deletion of all machines.
+    ///
+    /// # Errors
+    ///
+    /// Whatever the management cluster refuses.
+    pub async fn delete_machines(&self) -> Result<(), Failure> {
+        let api = self.api(INFRASTRUCTURE, "ProxmoxMachine")?;
+        for number in 0..self.uids.len() {
+            api.delete(&name(number), &DeleteParams::default()).await?;
+        }
+        Ok(())
+    }
+
+    /// How many machines there are.
+    pub fn machines(&self) -> usize {
+        self.server.objects(MACHINES).len()
+    }
+
     /// Runs the provider until the future is dropped.
-    pub(crate) fn provide(
+    ///
+    /// # Errors
+    ///
+    /// Settings that the connector refuses.
+    pub fn provide(
         &self,
         client: Client,
         transport: Option<Arc<dyn Transport>>,
@@ -127,7 +175,11 @@ impl World {
     }
 
     /// Follows a kind, and tells the names of those objects that are `wanted`.
-    pub(crate) async fn follow(
+    ///
+    /// # Errors
+    ///
+    /// That the first list does not come.
+    pub async fn follow(
         &mut self,
         (api_version, kind): (&str, &str),
         wanted: fn(&Value) -> bool,
@@ -159,15 +211,21 @@ impl World {
     }
 
     /// Follows the machines that are provisioned.
-    pub(crate) async fn provisioned(
-        &mut self,
-    ) -> Result<watch::Receiver<BTreeSet<String>>, Failure> {
+    ///
+    /// # Errors
+    ///
+    /// As [`follow`](Self::follow).
+    pub async fn provisioned(&mut self) -> Result<watch::Receiver<BTreeSet<String>>, Failure> {
         let kind = (INFRASTRUCTURE, "ProxmoxMachine");
         self.follow(kind, is_provisioned).await
     }
 
     /// Follows the addresses that are given; they are named like their claims.
-    pub(crate) async fn addresses(&mut self) -> Result<watch::Receiver<BTreeSet<String>>, Failure> {
+    ///
+    /// # Errors
+    ///
+    /// As [`follow`](Self::follow).
+    pub async fn addresses(&mut self) -> Result<watch::Receiver<BTreeSet<String>>, Failure> {
         let kind = ("ipam.cluster.x-k8s.io/v1beta2", "IPAddress");
         self.follow(kind, |_| true).await
     }
@@ -293,7 +351,11 @@ impl World {
 }
 
 /// Waits until `count` names have been told.
-pub(crate) async fn told(
+///
+/// # Errors
+///
+/// That it takes too long.
+pub async fn told(
     names: &mut watch::Receiver<BTreeSet<String>>,
     count: usize,
 ) -> Result<(), Failure> {
