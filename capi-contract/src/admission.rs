@@ -259,7 +259,7 @@ mod tests {
     #[case::dry_run_alone(true, false, true)]
     #[case::annotation_alone(false, true, true)]
     #[case::rehearsal(true, true, false)]
-    fn wh_02_wh_03_only_a_rehearsal_of_the_topology_may_change_a_template(
+    fn wh_02_wh_03_imt_02_imt_03_only_a_rehearsal_of_the_topology_may_change_a_template(
         #[case] dry_run: bool,
         #[case] annotated: bool,
         #[case] is_refused: bool,

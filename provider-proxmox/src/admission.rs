@@ -410,7 +410,7 @@ mod tests {
     #[case::cores("/spec/numCores", json!(8), true)]
     #[case::labels("/metadata/labels", json!({"a": "b"}), true)]
     #[case::tags("/spec/tags", json!(["b"]), false)]
-    fn wh_04_what_controllers_write_passes(
+    fn wh_04_im_24_what_controllers_write_passes(
         #[case] pointer: &str,
         #[case] value: Value,
         #[case] is_let_in: bool,
@@ -430,7 +430,7 @@ mod tests {
     #[case::memory("/spec/template/spec/memoryMiB", json!(4096), &["spec.template.spec"])]
     #[case::bad_label("/spec/template/metadata", json!({"labels": {"a b": "c"}}),
         &["spec.template.metadata.labels[a b]"])]
-    fn wh_02_the_spec_of_a_template_is_frozen_and_nothing_else(
+    fn wh_02_imt_04_the_spec_of_a_template_is_frozen_and_nothing_else(
         #[case] pointer: &str,
         #[case] value: Value,
         #[case] expected: &[&str],

@@ -723,7 +723,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn equal_seeds_give_equal_fates_and_every_fault_is_drawn() {
+    async fn s_17_equal_seeds_give_equal_fates_and_every_fault_is_drawn() {
         let rates = Rates {
             killed: 10,
             ..Rates::default()

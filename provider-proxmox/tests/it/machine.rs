@@ -51,7 +51,7 @@ fn clean(platform: &Platform) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_machine_comes_up_joins_and_goes_without_a_trace() {
+async fn im_27_a_machine_comes_up_joins_and_goes_without_a_trace() {
     for platform in [quick(), Builder::new().build()] {
         let mut life = settled(&platform).await;
         assert_eq!(life.steps, WAY);

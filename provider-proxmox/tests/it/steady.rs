@@ -35,7 +35,7 @@ async fn settled() -> Site {
 
 /// R13: over 10 minutes 0 writes and 0 reads, watches and Leases aside.
 #[tokio::test(start_paused = true)]
-async fn r13_settled_machines_cost_kubernetes_nothing() {
+async fn r13_im_08_settled_machines_cost_kubernetes_nothing() {
     let site = settled().await;
     let (mark, calls) = (site.server.audit().mark(), site.platform.audit().total());
     tokio::time::sleep(Duration::from_secs(600)).await;

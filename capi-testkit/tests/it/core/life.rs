@@ -15,7 +15,7 @@ fn name(object: &Value) -> String {
 
 #[expect(clippy::too_many_lines, reason = "one life, told in order")]
 #[tokio::test(start_paused = true)]
-async fn a_cluster_comes_up_scales_rolls_and_goes() {
+async fn s_04_s_06_s_09_a_cluster_comes_up_scales_rolls_and_goes() {
     let world = World::up(2).await;
     let cluster = world.one("clusters", "c");
     assert_eq!(cluster["status"]["phase"], "Provisioned");

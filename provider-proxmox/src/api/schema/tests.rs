@@ -100,7 +100,7 @@ fn published() -> Vec<(Value, Value)> {
         .collect()
 }
 
-/// CRD-01 to CRD-05, CRD-11, CRD-14: how core finds the kinds.
+/// CRD-01 to CRD-05, CRD-11, CRD-14: how core finds the kinds. RB-01: its own rights cover their group.
 #[test]
 fn definitions_are_found_by_core() {
     let expected = [

@@ -67,7 +67,7 @@ fn ctl_01_a_directory_becomes_a_clusterctl_repository() {
 /// CTL-04: one Namespace, everything in it, `manager`, and the label on everything. CTL-09: names of
 /// cluster-wide objects begin with the namespace.
 #[test]
-fn ctl_04_ctl_09_objects_are_where_and_what_clusterctl_expects() {
+fn ctl_03_ctl_04_ctl_09_objects_are_where_and_what_clusterctl_expects() {
     let all = manifests(&[]);
     assert_eq!(only(&all, "Namespace")["metadata"]["name"], HOME);
     for object in &all {
@@ -92,7 +92,7 @@ fn ctl_04_ctl_09_objects_are_where_and_what_clusterctl_expects() {
 
 /// CRD-02 to CRD-07: what core computes from a reference finds the definition and its version.
 #[test]
-fn crd_03_crd_04_definitions_are_found_as_core_looks_for_them() {
+fn crd_03_crd_04_crd_06_ctl_10_definitions_are_found_as_core_looks_for_them() {
     let all = manifests(&[]);
     let kinds: BTreeSet<_> = of_kind(&all, "CustomResourceDefinition")
         .into_iter()
