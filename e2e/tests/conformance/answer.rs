@@ -51,6 +51,7 @@ fn normalise(value: &mut Value) {
                 .iter_mut()
                 .for_each(|(name, value)| field(name, value));
             managers(fields);
+            causes(fields);
         }
         Value::String(text) => *text = without_values(text),
         Value::Null | Value::Bool(_) | Value::Number(_) => {}
@@ -86,6 +87,40 @@ fn managers(fields: &mut Map<String, Value>) {
             (part("manager"), part("operation"), part("subresource"))
         });
     }
+}
+
+/// Errors of the keys of a map come in the order in which Go walks it: any.
+fn causes(status: &mut Map<String, Value>) {
+    let Some(Value::Array(causes)) = status.get_mut("details").map(|it| it["causes"].take()) else {
+        return;
+    };
+    let text = |cause: &Value| {
+        let part = |name: &str| cause[name].as_str().unwrap_or_default().to_owned();
+        format!("{}: {}", part("field"), part("message"))
+    };
+    let mut causes = causes;
+    causes.sort_by_key(text);
+    let known: Vec<_> = causes.iter().map(text).collect();
+    if let Some(Value::String(message)) = status.get_mut("message") {
+        *message = in_order(message, &known);
+    }
+    status["details"]["causes"] = Value::Array(causes);
+}
+
+/// A message with the errors that it lists in brackets in order.
+fn in_order(message: &str, known: &[String]) -> String {
+    let Some((head, list)) = message.split_once(" is invalid: [") else {
+        return message.to_owned();
+    };
+    let mut rest = list.strip_suffix(']').unwrap_or(list);
+    let mut parts = Vec::new();
+    while let Some(part) = known.iter().find(|part| rest.starts_with(part.as_str())) {
+        parts.push(part.as_str());
+        rest = &rest[part.len()..];
+        rest = rest.strip_prefix(", ").unwrap_or(rest);
+    }
+    parts.sort_unstable();
+    format!("{head} is invalid: [{}]{rest}", parts.join(", "))
 }
 
 /// Takes uids, times and versions out of messages.
