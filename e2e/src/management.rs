@@ -24,12 +24,16 @@ const FIRST_SERVICE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 96, 0, 1));
 const CONTROLLERS: &str = "garbage-collector-controller,namespace-controller,\
                            serviceaccount-controller,root-ca-certificate-publisher-controller,\
                            clusterrole-aggregation-controller";
-/// Every request with who made it, without bodies; watches are left out.
+/// Every request with who made it, without bodies; watches are left out, except those of Secrets, which
+/// no provider may open.
 const AUDIT_POLICY: &str = "\
 apiVersion: audit.k8s.io/v1
 kind: Policy
 omitStages: [RequestReceived]
 rules:
+  - level: Metadata
+    verbs: [watch]
+    resources: [{group: \"\", resources: [secrets]}]
   - level: None
     verbs: [watch]
   - level: Metadata

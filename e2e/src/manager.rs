@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::ServiceAccount;
-use kube::Api;
-use kube::api::PostParams;
+use kube::Client;
+use kube::api::{Api, PostParams};
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
@@ -54,7 +54,7 @@ pub enum ManagerError {
     },
     /// No token for the manager's account.
     #[error("ask for a token of service account {0}")]
-    Token(&'static str, #[source] Box<kube::Error>),
+    Token(String, #[source] Box<kube::Error>),
     /// It is not ready in time.
     #[error("{name} is not ready after {} s; its log is {}", READY_WITHIN.as_secs(), log.display())]
     NotReady {
@@ -137,7 +137,7 @@ impl Manager {
     /// A program that is missing or does not become ready.
     pub async fn start(&self, management: &Management) -> Result<(), ManagerError> {
         let site = &management.site;
-        let token = self.token(management).await?;
+        let token = account_token(&management.client, self.namespace, self.account).await?;
         let name = self.tool.name;
         let kubeconfig = token_kubeconfig(&management.url(), &management.authority, &token);
         let kubeconfig = site.write(&format!("{name}.kubeconfig"), &kubeconfig)?;
@@ -160,23 +160,6 @@ impl Manager {
         };
         process::start(site, &launch)?;
         self.ready(management, health).await
-    }
-
-    async fn token(&self, management: &Management) -> Result<String, ManagerError> {
-        let api: Api<ServiceAccount> = Api::namespaced(management.client.clone(), self.namespace);
-        let request = TokenRequest {
-            spec: TokenRequestSpec {
-                expiration_seconds: Some(TOKEN_SECONDS),
-                ..TokenRequestSpec::default()
-            },
-            ..TokenRequest::default()
-        };
-        let params = PostParams::default();
-        let given = api.create_token_request(self.account, &params, &request);
-        let given = given
-            .await
-            .map_err(|error| ManagerError::Token(self.account, Box::new(error)))?;
-        Ok(given.status.map(|status| status.token).unwrap_or_default())
     }
 
     async fn ready(&self, management: &Management, port: u16) -> Result<(), ManagerError> {
@@ -235,6 +218,32 @@ fn render(directory: &Path) -> Result<Vec<Value>, ManagerError> {
     }
     let text = String::from_utf8_lossy(&output.stdout);
     serde_saphyr::from_multiple(&text).map_err(|error| failed(error.to_string()))
+}
+
+/// A token of a service account, as the API server gives it out.
+///
+/// # Errors
+///
+/// [`ManagerError::Token`], if there is no such account.
+pub async fn account_token(
+    client: &Client,
+    namespace: &str,
+    account: &str,
+) -> Result<String, ManagerError> {
+    let api: Api<ServiceAccount> = Api::namespaced(client.clone(), namespace);
+    let request = TokenRequest {
+        spec: TokenRequestSpec {
+            expiration_seconds: Some(TOKEN_SECONDS),
+            ..TokenRequestSpec::default()
+        },
+        ..TokenRequest::default()
+    };
+    let params = PostParams::default();
+    let given = api.create_token_request(account, &params, &request);
+    let given = given
+        .await
+        .map_err(|error| ManagerError::Token(account.to_owned(), Box::new(error)))?;
+    Ok(given.status.map(|status| status.token).unwrap_or_default())
 }
 
 /// A kubeconfig with a service account's token.

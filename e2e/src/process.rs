@@ -222,6 +222,25 @@ pub fn stop(site: &Site, names: Option<&[&str]>) -> Result<usize, ProcessError> 
     Ok(before.len())
 }
 
+/// Kills a process of a run as a crash does, without warning, and waits until it is gone.
+///
+/// # Errors
+///
+/// A process that stays after it was killed.
+pub fn kill(site: &Site, name: &str) -> Result<(), ProcessError> {
+    let ids = || -> BTreeSet<u32> {
+        let all = list(site)
+            .into_iter()
+            .filter(|process| process.name == name);
+        all.map(|process| process.id).collect()
+    };
+    signal(&ids(), Signal::KILL);
+    if gone_within(KILLED_WITHIN, &ids) {
+        return Ok(());
+    }
+    Err(ProcessError::Unkillable(ids().into_iter().collect()))
+}
+
 fn gone_within(limit: Duration, ids: &impl Fn() -> BTreeSet<u32>) -> bool {
     let begun = Instant::now();
     while begun.elapsed() < limit {

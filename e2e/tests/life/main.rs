@@ -1,8 +1,10 @@
 //! The life of a cluster of the Proxmox provider, with the real Cluster API above it.
 //!
 //! Real: etcd, kube-apiserver, garbage collection, Cluster API core, the kubeadm bootstrap and
-//! control plane providers with their webhooks and conversion, and the provider. Played: Proxmox VE
-//! (over HTTPS) with guests that boot from the seed they are given, and the IPAM provider.
+//! control plane providers with their webhooks and conversion, and the provider: its program in a
+//! process of its own, which is killed on the way, with the webhooks and the rights of its manifests.
+//! Played: Proxmox VE (over HTTPS) with guests that boot from the seed they are given, and the IPAM
+//! provider.
 //!
 //! There is no workload API, so the control plane is never initialised and workers are not made: what
 //! this suite shows is how far the real controllers come with our kinds, and that all of it goes
@@ -15,13 +17,15 @@
     reason = "helper functions of tests are tests too"
 )]
 
+mod provider;
 mod world;
 
 use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
 
+use e2e::tool::KUBECTL;
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
 use crate::world::World;
@@ -39,15 +43,24 @@ fn main() -> ExitCode {
         runtime: Runtime::new().expect("a runtime"),
         world: OnceLock::new(),
     });
-    let table: [(&str, Story); 3] = [
+    let table: [(&str, Story); 6] = [
+        ("the_manifests_apply_with_kubectl", |stage| {
+            manifests_apply(stage.world()?)
+        }),
         ("core_takes_our_kinds_as_infrastructure", |stage| {
             stage.runtime.block_on(comes_up(stage.world()?))
+        }),
+        ("wh_02_and_wh_03_the_server_asks_our_webhooks", |stage| {
+            stage.runtime.block_on(webhooks(stage.world()?))
         }),
         ("an_older_manifest_is_converted", |stage| {
             stage.runtime.block_on(older(stage.world()?))
         }),
         ("nothing_is_left_after_deletion", |stage| {
             stage.runtime.block_on(goes_away(stage.world()?))
+        }),
+        ("rb_03_the_rights_of_the_manifests_suffice", |stage| {
+            rights_suffice(stage.world()?)
         }),
     ];
     let trials = table.map(|(name, story)| {
@@ -92,6 +105,7 @@ async fn comes_up(world: &World) -> Result<(), Failed> {
     let text = include_str!("../../../examples/quickstart/cluster.yaml");
     let objects: Vec<Value> = serde_saphyr::from_multiple(text)?;
     world.apply(objects).await?;
+    world.provider.kill_and_start().await?;
     world
         .until("the cluster's infrastructure is provisioned", async || {
             let cluster = world.get("Cluster", "demo").await?;
@@ -101,6 +115,12 @@ async fn comes_up(world: &World) -> Result<(), Failed> {
         .await?;
     let cluster = world.get("Cluster", "demo").await.unwrap_or_default();
     assert_eq!(cluster["spec"]["controlPlaneEndpoint"]["host"], "10.20.0.5");
+    world
+        .until("the first VM is being made", async || {
+            Some(!world.platform.vms_left().is_empty())
+        })
+        .await?;
+    world.provider.kill_and_start().await?;
     world
         .until(
             "the first control-plane machine is provisioned",
@@ -128,6 +148,71 @@ async fn comes_up(world: &World) -> Result<(), Failed> {
     Ok(())
 }
 
+/// What `kubectl apply -f` makes of the manifests, as a person would use them.
+fn manifests_apply(world: &World) -> Result<(), Failed> {
+    let program = provider::build().map_err(|error| explain(&*error))?;
+    let text = provider::manifests(&program, &["--without-webhooks"]);
+    let path = world
+        .management
+        .site
+        .write("manifests.yaml", &text.map_err(|error| explain(&*error))?)?;
+    let output = std::process::Command::new(KUBECTL.build()?)
+        .arg("--kubeconfig")
+        .arg(&world.management.kubeconfig)
+        .args(["apply", "--dry-run=server", "-f"])
+        .arg(path)
+        .output()?;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{said}{complaint}");
+    assert!(
+        said.contains("deployment.apps/capmox-controller-manager created"),
+        "{said}"
+    );
+    Ok(())
+}
+
+/// The real server asks the provider's webhooks over TLS.
+async fn webhooks(world: &World) -> Result<(), Failed> {
+    let (kind, name) = ("ProxmoxMachineTemplate", "demo-workers");
+    let more_memory = |rehearsal: bool| {
+        let annotations = if rehearsal {
+            json!({"topology.cluster.x-k8s.io/dry-run": ""})
+        } else {
+            json!({})
+        };
+        json!({"metadata": {"annotations": annotations},
+            "spec": {"template": {"spec": {"memoryMiB": 8192}}}})
+    };
+    let refused = world.patch(kind, name, more_memory(false), false).await;
+    let said = refused.expect_err("a template is frozen").to_string();
+    assert!(said.contains("spec.template.spec"), "{said}");
+    let refused = world.patch(kind, name, more_memory(false), true).await;
+    refused.expect_err("a rehearsal of somebody else is none of the topology");
+    world.patch(kind, name, more_memory(true), true).await?;
+    let labels = json!({"metadata": {"labels": {"team": "blue"}}});
+    world.patch(kind, name, labels, false).await?;
+    Ok(())
+}
+
+/// The server's own log says what the provider asked for.
+fn rights_suffice(world: &World) -> Result<(), Failed> {
+    let requests = world.requests();
+    assert!(requests.len() > 50, "only {} requests", requests.len());
+    let refused: Vec<_> = requests
+        .iter()
+        .filter(|(_, _, code)| *code == 403)
+        .collect();
+    assert!(refused.is_empty(), "{refused:?}");
+    let is_secret = |resource: &str| resource == "secrets";
+    let listed = requests.iter().filter(|(verb, resource, _)| {
+        is_secret(resource) && matches!(verb.as_str(), "list" | "watch")
+    });
+    assert_eq!(listed.count(), 0, "no Secret is listed or watched");
+    println!("{} requests of the provider, none refused", requests.len());
+    Ok(())
+}
+
 /// A cluster written for Cluster API v1beta1; the real server converts it.
 async fn older(world: &World) -> Result<(), Failed> {
     let text = include_str!("older.yaml");
@@ -151,6 +236,7 @@ async fn goes_away(world: &World) -> Result<(), Failed> {
         let name = cluster["metadata"]["name"].as_str().unwrap_or_default();
         world.delete("Cluster", name).await?;
     }
+    world.provider.kill_and_start().await?;
     world
         .until("all clusters are gone", async || {
             Some(world.list("Cluster").await.is_empty())

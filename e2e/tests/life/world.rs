@@ -1,12 +1,9 @@
 //! The management cluster, Proxmox VE and the provider.
 
 use std::error::Error;
-use std::future::pending;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use capi_contract::Credentials;
-use capi_core::Provider;
 use capi_testkit::crds;
 use capi_testkit::ipam::Ipam;
 use capi_testkit::workload::Workloads;
@@ -14,16 +11,15 @@ use e2e::apply::Applier;
 use e2e::management::{Management, Ports, client};
 use e2e::manager;
 use e2e::site::Site;
-use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, ListParams};
+use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams};
 use kube::core::GroupVersionKind;
 use libtest_mimic::Failed;
-use provider_proxmox::cluster::Clusters;
-use provider_proxmox::connect::{Connector, Settings};
-use provider_proxmox::machine::Machines;
 use pve_sim::{Builder, Guests, Platform, Server, TemplateSpec};
 use serde_json::Value;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
+
+use crate::provider::{self, ACCOUNT, NAMESPACE, Provider};
 
 /// Ports of this suite, away from those of `up` and the others.
 const PORTS: Ports = Ports(26_740);
@@ -36,7 +32,8 @@ const LOOK: Duration = Duration::from_millis(250);
 
 /// Everything that runs.
 pub(crate) struct World {
-    management: Management,
+    pub(crate) management: Management,
+    pub(crate) provider: Provider,
     pub(crate) platform: Platform,
     _proxmox: Server,
     _actors: JoinSet<()>,
@@ -58,9 +55,6 @@ impl World {
         for definition in crds::ipam_in_cluster() {
             applier.apply(definition.clone()).await?;
         }
-        for definition in provider_proxmox::api::crds() {
-            applier.apply(serde_json::to_value(definition)?).await?;
-        }
         let template =
             TemplateSpec::new(9000, "pve1", "ubuntu-2404-kube-v1.36.0").storage("shared");
         let guests = Guests::new(Workloads::new());
@@ -75,17 +69,18 @@ impl World {
         let mut actors = JoinSet::new();
         let ipam = Ipam::builder(client(&management.kubeconfig).await?);
         actors.spawn(async move { match ipam.run().await {} });
-        let provider = Provider::new(connector(&platform, &proxmox)?)
-            .cluster(Clusters)
-            .machine(Machines);
-        let own = client(&management.kubeconfig).await?;
-        actors.spawn(async move {
-            if let Err(error) = provider.run(own, pending()).await {
-                eprintln!("error: {error}");
-            }
-        });
+        let (token, secret) = platform.token();
+        let own = [
+            ("PROXMOX_URL", proxmox.url()),
+            ("PROXMOX_TOKEN", token),
+            ("PROXMOX_SECRET", secret),
+            ("PROXMOX_ROOT_CA", proxmox.ca_pem().to_owned()),
+        ];
+        let provider = Provider::install(&management, &provider::build()?, own).await?;
+        provider.start().await?;
         Ok(Self {
             management,
+            provider,
             platform,
             _proxmox: proxmox,
             _actors: actors,
@@ -111,7 +106,9 @@ impl World {
 
     fn api(&self, kind: &str) -> Api<DynamicObject> {
         let (group, version) = match kind {
-            "ProxmoxCluster" | "ProxmoxMachine" => ("infrastructure.cluster.x-k8s.io", "v1alpha2"),
+            "ProxmoxCluster" | "ProxmoxMachine" | "ProxmoxMachineTemplate" => {
+                ("infrastructure.cluster.x-k8s.io", "v1alpha2")
+            }
             "IPAddressClaim" => ("ipam.cluster.x-k8s.io", "v1beta2"),
             _ => ("cluster.x-k8s.io", "v1beta2"),
         };
@@ -138,6 +135,47 @@ impl World {
             .delete(name, &DeleteParams::default())
             .await?;
         Ok(())
+    }
+
+    /// Applies an object as somebody, perhaps only as a rehearsal; what the server answers to it.
+    pub(crate) async fn patch(
+        &self,
+        kind: &str,
+        name: &str,
+        patch: Value,
+        rehearsal: bool,
+    ) -> Result<Value, kube::Error> {
+        let params = PatchParams {
+            dry_run: rehearsal,
+            ..PatchParams::default()
+        };
+        let patched = self
+            .api(kind)
+            .patch(name, &params, &Patch::Merge(patch))
+            .await?;
+        serde_json::to_value(patched).map_err(kube::Error::SerdeError)
+    }
+
+    /// Requests of the provider, from the server's own log: verb, resource, code.
+    pub(crate) fn requests(&self) -> Vec<(String, String, u64)> {
+        let user = format!("system:serviceaccount:{NAMESPACE}:{ACCOUNT}");
+        let text = std::fs::read_to_string(self.management.site.log("audit"));
+        let text = text.expect("the server writes an audit log");
+        let records = text
+            .lines()
+            .filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let ours = records.filter(|record| record["user"]["username"] == user.as_str());
+        ours.map(|record| {
+            let word = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+            (
+                word(&record["verb"]),
+                word(&record["objectRef"]["resource"]),
+                record["responseStatus"]["code"]
+                    .as_u64()
+                    .unwrap_or_default(),
+            )
+        })
+        .collect()
     }
 
     /// Waits for a state; fails with the conditions of everything if it does not come.
@@ -192,17 +230,4 @@ pub(crate) fn condition(object: &Value, kind: &str) -> Value {
     let all = object["status"]["conditions"].as_array();
     let found = all.and_then(|all| all.iter().find(|one| one["type"] == kind));
     found.cloned().unwrap_or_default()
-}
-
-fn connector(platform: &Platform, proxmox: &Server) -> Result<Connector, Box<dyn Error>> {
-    let (token, secret) = platform.token();
-    let data = [
-        ("url", proxmox.url()),
-        ("token", token),
-        ("secret", secret),
-        ("root_ca", proxmox.ca_pem().to_owned()),
-    ];
-    let data = data.map(|(key, value)| (key.to_owned(), value.into_bytes()));
-    let settings = Settings::of_secret("the suite's settings", &Credentials::new(data))?;
-    Ok(Connector::new().with_own(settings))
 }
