@@ -11,7 +11,7 @@ use pve_sim::{Builder, Delays};
 use serde_json::json;
 
 use super::{ACCOUNT, HOME, Stage, manifests};
-use crate::site::{Fleet, NAMESPACE, is_provisioned};
+use crate::site::{Fleet, NAMESPACE, cluster, is_provisioned};
 
 /// Group, resource with subresource, verb.
 type Right = (String, String, String);
@@ -137,7 +137,7 @@ async fn rb_03_the_manifests_allow_what_is_asked_and_nothing_else() {
     drop(free);
     let diagnostics = format!("--diagnostics-address=127.0.0.1:{port}");
     let mut replica = stage.start("a", &[&diagnostics]);
-    let fleet = Fleet::create(&stage.site).await;
+    let fleet = with_credentials(&stage).await;
     fleet.add("m").await;
     let account = format!("system:serviceaccount:{HOME}:{ACCOUNT}");
     let asked = |resource: &str, verb: &str| {
@@ -172,6 +172,20 @@ async fn rb_03_the_manifests_allow_what_is_asked_and_nothing_else() {
             .audit()
             .select(|record| record.actor == account),
     );
+}
+
+/// A cluster with a Secret of its own, which is kept until the cluster is gone (ID-02).
+async fn with_credentials(stage: &Stage) -> Fleet {
+    let mut infra = cluster();
+    infra["spec"]["credentialsRef"] = json!({"name": "login"});
+    let fleet = Fleet::create_like(&stage.site, infra).await;
+    let (token, secret) = stage.site.platform.token();
+    let login = json!({
+        "url": stage.proxmox.url(), "token": token, "secret": secret,
+        "root_ca": stage.proxmox.ca_pem(),
+    });
+    fleet.secret("login", login).await;
+    fleet
 }
 
 /// Takes the owners off claim and pool, as a restored backup does, and waits for them to come back.
