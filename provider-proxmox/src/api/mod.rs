@@ -43,8 +43,8 @@ pub use network::{
 };
 pub use schema::crds;
 pub use status::{
-    DeviceAddresses, DeviceStatus, InClusterZoneRef, LocalRef, NodeInfo, NodeLocation,
-    NodeLocations, ProxmoxClusterStatus, ProxmoxMachineStatus, ProxmoxMachineTemplateStatus,
+    DeviceAddresses, DeviceStatus, InClusterZoneRef, LocalRef, NodeLocation, NodeLocations,
+    ProxmoxClusterStatus, ProxmoxMachineStatus,
 };
 pub use template::{
     ProxmoxClusterTemplate, ProxmoxClusterTemplateResource, ProxmoxClusterTemplateSpec,

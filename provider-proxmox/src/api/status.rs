@@ -1,8 +1,5 @@
-use std::collections::BTreeMap;
-
 use capi_contract::FailureDomain;
 use capi_contract::crd::{AddressStatus, Initialization};
-use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -113,35 +110,6 @@ pub struct ProxmoxMachineStatus {
     /// Fields of earlier versions.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub deprecated: Option<Deprecated>,
-}
-
-/// Observed state of a ProxmoxMachineTemplate.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct ProxmoxMachineTemplateStatus {
-    /// Resources of a machine made from this template, for scaling up from zero machines.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub capacity: BTreeMap<String, Quantity>,
-
-    /// System of a machine made from this template.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub node_info: Option<NodeInfo>,
-}
-
-/// System of the machines of a template.
-#[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-#[schemars(extend("minProperties" = 1))]
-pub struct NodeInfo {
-    /// Architecture of the CPU.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("enum" = ["amd64", "arm64", "s390x", "ppc64le"]))]
-    pub architecture: Option<String>,
-
-    /// Operating system, for example linux.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1))]
-    pub operating_system: Option<String>,
 }
 
 /// Name of an object in the same namespace.

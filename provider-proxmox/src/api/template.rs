@@ -3,7 +3,7 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{ProxmoxClusterSpec, ProxmoxMachineSpec, ProxmoxMachineTemplateStatus};
+use super::{ProxmoxClusterSpec, ProxmoxMachineSpec};
 
 /// Desired state of a ProxmoxClusterTemplate.
 #[derive(CustomResource, Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
@@ -49,7 +49,6 @@ pub struct ProxmoxClusterTemplateResource {
     version = "v1alpha2",
     kind = "ProxmoxMachineTemplate",
     namespaced,
-    status = "ProxmoxMachineTemplateStatus",
     derive = "PartialEq",
     derive = "Default",
     doc = "ProxmoxMachineTemplate is what ProxmoxMachines are made from.",
