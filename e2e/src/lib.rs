@@ -20,6 +20,7 @@
 //! | suite | shows |
 //! |---|---|
 //! | `kubectl` | an unmodified `kubectl` against the API server of `capi-testkit` and against the quick start with `--serve`: each command's output and exit code, compared with stored ones |
+//! | `conformance` | the API server of `capi-testkit` against the real kube-apiserver: one table of requests goes to both, and their answers are equal or listed with a reason in `differences.txt` |
 //! | `life` | the Proxmox provider's program under the real Cluster API, with the webhooks and rights of its manifests, killed on the way: adoption, provisioning, conversion of older manifests, deletion |
 //!
 //! # Map

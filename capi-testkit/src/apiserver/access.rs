@@ -142,7 +142,7 @@ impl Access {
         );
         // Whoever may read one object by name may also watch just that one.
         let name = if selects {
-            FieldSelector::parse(query.text("fieldSelector"), |_| true)
+            FieldSelector::parse_for(query.text("fieldSelector"), |_| Ok(()))
                 .ok()
                 .and_then(|fields| fields.only("metadata.name").map(str::to_owned))
                 .unwrap_or_default()

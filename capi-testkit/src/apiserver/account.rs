@@ -136,7 +136,7 @@ fn token_request(ask: &Ask) -> Result<Value, StatusError> {
     if ask.body.is_empty() {
         return Ok(json!({}));
     }
-    decode::json(ask)
+    Ok(decode::body(ask)?.value)
 }
 
 fn check_request(request: &Value, life: i64) -> Result<(), StatusError> {

@@ -21,7 +21,9 @@ use super::{
     metadata,
     store::{Key, Object, Place, Refused, Write},
     strategy,
+    write::shape,
 };
+use crate::merge::{self, Writer};
 
 /// Something to look at. The set of them is bounded by the objects in the store.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -339,7 +341,21 @@ impl ApiServer {
                 metadata::of(&mut value).remove("ownerReferences");
             }
         }
+        let value = self.written(resource, object, value);
         self.store_quietly(resource, &place.key, object, value);
+    }
+
+    /// The value with its owners of fields settled, as after a request of the controller manager.
+    fn written(&self, resource: &Resource, object: &Object, value: Value) -> Value {
+        let now = self.inner.clock.time();
+        let writer = Writer {
+            manager: "kube-controller-manager",
+            api_version: &resource.stored_as,
+            subresource: "",
+            resets: &[],
+            now: &now,
+        };
+        merge::update(shape(resource), Some(object.value()), value, &writer)
     }
 
     fn remove_finalizer(&self, resource: &Resource, place: &Place, finalizer: &str) {
@@ -354,6 +370,7 @@ impl ApiServer {
                 metadata::of(&mut value).remove("finalizers");
             }
         }
+        let value = self.written(resource, &object, value);
         self.store_quietly(resource, &place.key, &object, value);
     }
 

@@ -315,7 +315,13 @@ fn columns(version: &Value) -> Vec<Column> {
             name: text(&column["name"]),
             kind: text(&column["type"]),
             format: text(&column["format"]),
-            description: text(&column["description"]),
+            description: match text(&column["description"]) {
+                none if none.is_empty() => format!(
+                    "Custom resource definition column (in JSONPath format): {}",
+                    text(&column["jsonPath"])
+                ),
+                given => given,
+            },
             priority: column["priority"].as_i64().unwrap_or(0),
             path: text(&column["jsonPath"]),
         })

@@ -13,6 +13,7 @@ use super::{
     store::{Key, Object, Refused, Write},
     strategy,
 };
+use crate::schema::{FieldError, FieldErrorKind};
 
 /// Finalizer that keeps an owner until its dependents are gone.
 pub(crate) const FOREGROUND: &str = "foregroundDeletion";
@@ -72,7 +73,7 @@ impl DeleteOptions {
         let body = if ask.body.is_empty() {
             json!({})
         } else {
-            decode::body(ask)?
+            decode::body(ask)?.value
         };
         let kind = body["kind"].as_str().unwrap_or("DeleteOptions");
         if kind != "DeleteOptions" {
@@ -88,21 +89,17 @@ impl DeleteOptions {
             .or_else(|| ask.query.maybe_flag("orphanDependents"));
         let propagation = match (policy.as_deref(), orphan) {
             (Some(_), Some(_)) => {
-                return Err(StatusError::invalid_options(
-                    "DeleteOptions.meta.k8s.io \"\" is invalid: propagationPolicy: Invalid value: \
-                     orphanDependents and deletionPropagation cannot be both set",
-                ));
+                let detail = "orphanDependents and deletionPropagation cannot be both set";
+                return Err(refused_policy(FieldErrorKind::Invalid, policy, detail));
             }
             (Some("Background"), None) | (None, Some(false)) => Some(Propagation::Background),
             (Some("Foreground"), None) => Some(Propagation::Foreground),
             (Some("Orphan"), None) | (None, Some(true)) => Some(Propagation::Orphan),
             (None, None) => None,
-            (Some(other), None) => {
-                return Err(StatusError::invalid_options(format!(
-                    "DeleteOptions.meta.k8s.io \"\" is invalid: propagationPolicy: Unsupported \
-                     value: {other:?}: supported values: \"Foreground\", \"Background\", \
-                     \"Orphan\", \"nil\""
-                )));
+            (Some(_), None) => {
+                let detail =
+                    "supported values: \"Foreground\", \"Background\", \"Orphan\", \"nil\"";
+                return Err(refused_policy(FieldErrorKind::NotSupported, policy, detail));
             }
         };
         Ok(Self {
@@ -146,6 +143,12 @@ impl DeleteOptions {
         }
         Ok(())
     }
+}
+
+fn refused_policy(kind: FieldErrorKind, policy: Option<String>, detail: &str) -> StatusError {
+    let policy = policy.map(Value::from);
+    let error = FieldError::new(kind, "propagationPolicy", policy, detail);
+    StatusError::invalid_options("DeleteOptions", &[error])
 }
 
 /// What deleting `live` does.

@@ -2,9 +2,11 @@
 
 use std::{cmp::Reverse, collections::BTreeMap, sync::Arc};
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use http::Method;
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 
 use super::{
     ApiServer,
@@ -26,6 +28,17 @@ const VERBS: [&str; 8] = [
     "get",
     "list",
     "patch",
+    "update",
+    "watch",
+];
+/// Custom kinds name theirs in another order.
+const CUSTOM_VERBS: [&str; 8] = [
+    "delete",
+    "deletecollection",
+    "get",
+    "list",
+    "patch",
+    "create",
     "update",
     "watch",
 ];
@@ -201,8 +214,8 @@ fn plain(resource: &Arc<Resource>) -> Vec<Value> {
         "singularName": resource.singular,
         "namespaced": resource.namespaced,
         "kind": resource.kind,
-        "verbs": VERBS,
-        "storageVersionHash": "",
+        "verbs": verbs(resource),
+        "storageVersionHash": storage_version_hash(resource),
     });
     if !resource.short_names.is_empty() {
         entry["shortNames"] = json!(resource.short_names);
@@ -243,6 +256,26 @@ fn plain(resource: &Arc<Resource>) -> Vec<Value> {
         }));
     }
     entries
+}
+
+fn verbs(resource: &Resource) -> [&'static str; 8] {
+    if resource.is_custom() {
+        CUSTOM_VERBS
+    } else {
+        VERBS
+    }
+}
+
+/// Tells clients when objects begin to be stored in another version: the start of the SHA-256 of group,
+/// version and kind.
+fn storage_version_hash(resource: &Resource) -> String {
+    const BYTES: usize = 8;
+    let (group, version) = resource
+        .stored_as
+        .split_once('/')
+        .unwrap_or(("", &resource.stored_as));
+    let hash = Sha256::digest(format!("{group}/{version}/{}", resource.kind));
+    STANDARD.encode(&hash[..BYTES])
 }
 
 fn issues_tokens(resource: &Resource) -> bool {
@@ -317,7 +350,7 @@ fn aggregated(resource: &Arc<Resource>) -> Value {
         "responseKind": own,
         "scope": scope,
         "singularResource": resource.singular,
-        "verbs": VERBS,
+        "verbs": verbs(resource),
     });
     if !resource.short_names.is_empty() {
         entry["shortNames"] = json!(resource.short_names);

@@ -1,6 +1,6 @@
 //! The rules of `metadata`: what the server sets, what a client may not change, what is valid.
 
-use std::sync::LazyLock;
+use std::{collections::BTreeSet, sync::LazyLock};
 
 use regex::Regex;
 use serde_json::{Map, Value, json};
@@ -12,6 +12,9 @@ use crate::schema::{FieldError, FieldErrorKind};
 const NAME_LENGTH_MAX: usize = 253;
 const LABEL_LENGTH_MAX: usize = 63;
 const ANNOTATIONS_BYTES_MAX: usize = 256 * 1024;
+
+/// Finalizers that need no domain.
+const STANDARD_FINALIZERS: [&str; 3] = ["orphan", "foregroundDeletion", "kubernetes"];
 
 const SUBDOMAIN_TEXT: &str = "a lowercase RFC 1123 subdomain must consist of lower case \
     alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character \
@@ -173,15 +176,20 @@ pub(crate) fn undecodable(object: &Value) -> Option<String> {
 
 /// The text of `json.UnmarshalTypeError`.
 pub(crate) fn unmarshal_error(value: &Value, field: &str, go_type: &str) -> String {
-    let found = match value {
+    let found = json_type(value);
+    format!("json: cannot unmarshal {found} into Go struct field {field} of type {go_type}")
+}
+
+/// What `encoding/json` calls a value.
+pub(crate) fn json_type(value: &Value) -> &'static str {
+    match value {
         Value::Null => "null",
         Value::Bool(_) => "bool",
         Value::Number(_) => "number",
         Value::String(_) => "string",
         Value::Array(_) => "array",
         Value::Object(_) => "object",
-    };
-    format!("json: cannot unmarshal {found} into Go struct field {field} of type {go_type}")
+    }
 }
 
 /// Everything wrong with the metadata of an object that is to be stored.
@@ -224,8 +232,8 @@ pub(crate) fn validate(object: &Value, resource: &Resource) -> Vec<FieldError> {
         errors.extend(key_errors("metadata.finalizers", text));
         // Only built-in kinds insist on a path; most finalizers of custom ones have none, nor has that
         // of a definition.
-        let is_standard = matches!(text, "orphan" | "foregroundDeletion" | "kubernetes")
-            || resource.group == "apiextensions.k8s.io";
+        let is_standard =
+            STANDARD_FINALIZERS.contains(&text) || resource.group == "apiextensions.k8s.io";
         if !resource.is_custom() && !text.contains('/') && !is_standard {
             let detail = "name is neither a standard finalizer name nor is it fully qualified";
             errors.push(invalid("metadata.finalizers", finalizer, detail));
@@ -284,7 +292,7 @@ pub(crate) fn validate_update(new: &Value, old: &Value) -> Vec<FieldError> {
 fn owner_errors(owners: &Value) -> Vec<FieldError> {
     let owners = owners.as_array().map(Vec::as_slice).unwrap_or_default();
     let mut errors = Vec::new();
-    let mut controllers: Vec<&str> = Vec::new();
+    let mut controllers: Vec<String> = Vec::new();
     for owner in owners {
         let field = |name: &str| format!("metadata.ownerReferences.{name}");
         for name in ["apiVersion", "kind", "name", "uid"] {
@@ -292,26 +300,76 @@ fn owner_errors(owners: &Value) -> Vec<FieldError> {
                 let value = owner.get(name).cloned().unwrap_or_else(|| "".into());
                 let detail = match name {
                     "apiVersion" => "version must not be empty",
-                    "kind" => "kind must not be empty",
-                    "name" => "name must not be empty",
-                    _ => "uid must not be empty",
+                    _ => "must not be empty",
                 };
                 errors.push(invalid(&field(name), &value, detail));
             }
         }
         if owner["controller"] == true {
-            controllers.push(owner["name"].as_str().unwrap_or_default());
+            let text = |field: &str| owner[field].as_str().unwrap_or_default();
+            controllers.push(format!("{}/{}", text("kind"), text("name")));
         }
     }
     if let [first, second, ..] = controllers.as_slice() {
+        let shown: Vec<_> = owners.iter().map(owner_text).collect();
         let detail = format!(
-            "Only one reference can have Controller set to true. Found \"true\" in references for \
-             {first} and {second}"
+            "[{}]: Only one reference can have Controller set to true. Found \"true\" in references \
+             for {first} and {second}",
+            shown.join(",")
         );
-        let value = Value::Array(owners.to_vec());
-        errors.push(invalid("metadata.ownerReferences", &value, detail));
+        let kind = FieldErrorKind::Invalid;
+        errors.push(FieldError::new(
+            kind,
+            "metadata.ownerReferences",
+            None,
+            detail,
+        ));
     }
     errors
+}
+
+/// An owner as Go prints it: in the order of the struct's fields.
+fn owner_text(owner: &Value) -> String {
+    let fields = [
+        "apiVersion",
+        "kind",
+        "name",
+        "uid",
+        "controller",
+        "blockOwnerDeletion",
+    ];
+    let given = fields.iter().filter_map(|name| {
+        let value = owner.get(name)?;
+        Some(format!("{name:?}:{value}"))
+    });
+    format!("{{{}}}", given.collect::<Vec<_>>().join(","))
+}
+
+/// What a real server says about finalizers that custom objects may have and better had not.
+pub(crate) fn finalizer_warnings(new: &Value, old: Option<&Value>) -> Vec<String> {
+    let of = |object: &Value| -> BTreeSet<String> {
+        let finalizers = object["metadata"]["finalizers"].as_array();
+        let texts = finalizers.into_iter().flatten().filter_map(Value::as_str);
+        texts.map(str::to_owned).collect()
+    };
+    let had = old.map(of).unwrap_or_default();
+    let added = of(new);
+    let unqualified = added.difference(&had).filter(|finalizer| {
+        !finalizer.contains('/') && !STANDARD_FINALIZERS.contains(&finalizer.as_str())
+    });
+    unqualified
+        .map(|finalizer| {
+            let path = if finalizer.contains('.') {
+                " including a path (/)"
+            } else {
+                ""
+            };
+            format!(
+                "metadata.finalizers: {finalizer:?}: prefer a domain-qualified finalizer name{path} \
+                 to avoid accidental conflicts with other finalizer writers"
+            )
+        })
+        .collect()
 }
 
 fn name_error(name: &str, resource: &Resource) -> Option<String> {
@@ -342,13 +400,21 @@ fn name_error(name: &str, resource: &Resource) -> Option<String> {
 }
 
 /// Errors of a qualified name: the key of a label or an annotation, a finalizer.
-fn key_errors(field: &str, key: &str) -> Vec<FieldError> {
+pub(crate) fn key_errors(field: &str, key: &str) -> Vec<FieldError> {
     let (prefix, name) = match key.split_once('/') {
         Some((prefix, name)) => (Some(prefix), name),
         None => (None, key),
     };
     let value = Value::from(key);
     let mut errors = Vec::new();
+    if name.contains('/') {
+        let detail = format!(
+            "a valid label key {} with an optional DNS subdomain prefix and '/' (e.g. \
+             'example.com/MyName')",
+            NAME_PART_TEXT.trim_start_matches("name part ")
+        );
+        return vec![invalid(field, &value, detail)];
+    }
     match prefix {
         Some("") => errors.push(invalid(field, &value, "prefix part must be non-empty")),
         Some(prefix) if !SUBDOMAIN.is_match(prefix) => {
@@ -372,7 +438,7 @@ fn key_errors(field: &str, key: &str) -> Vec<FieldError> {
     errors
 }
 
-fn label_value_error(value: &str) -> Option<String> {
+pub(crate) fn label_value_error(value: &str) -> Option<String> {
     if value.len() > LABEL_LENGTH_MAX {
         return Some(format!(
             "must be no more than {LABEL_LENGTH_MAX} characters"

@@ -50,6 +50,7 @@ mod status;
 mod store;
 mod strategic;
 mod strategy;
+mod syntax;
 mod table;
 mod tls;
 mod watch;

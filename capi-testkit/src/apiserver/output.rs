@@ -9,8 +9,7 @@ use serde_json::{Value, json};
 use super::{event, kinds::Resource, status::StatusError, store::Object, table};
 
 /// What a real server says it accepts.
-const ACCEPTED: &str = "application/json, application/yaml, application/vnd.kubernetes.protobuf, \
-    application/json;stream=watch, application/vnd.kubernetes.protobuf;stream=watch";
+const ACCEPTED: &str = "application/json, application/yaml, application/vnd.kubernetes.protobuf";
 
 /// The form that a client asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -146,10 +145,15 @@ impl Shape {
         let encoded = match self.form {
             Form::Whole => {
                 let items = objects.iter().map(|object| whole(resource, object));
+                let mut metadata = metadata.clone();
+                if resource.is_custom() && metadata["continue"].is_null() {
+                    // Lists of custom kinds are no structs that leave out what is empty.
+                    metadata["continue"] = "".into();
+                }
                 list_of(
                     &resource.list_kind,
                     &resource.api_version(),
-                    metadata,
+                    &metadata,
                     items,
                 )
             }
@@ -204,8 +208,7 @@ impl Shape {
 
     /// A bookmark at `revision`.
     pub(crate) fn bookmark(self, resource: &Resource, revision: u64, initial_end: bool) -> Bytes {
-        let mut metadata =
-            json!({"resourceVersion": revision.to_string(), "creationTimestamp": null});
+        let mut metadata = json!({"resourceVersion": revision.to_string()});
         if initial_end {
             metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
         }

@@ -8,11 +8,14 @@ use tokio::time::timeout;
 
 use super::{
     ApiServer,
+    request::Verb,
     selector::{FieldSelector, LabelSelector},
     serve::{Answer, Ask},
     status::{StatusError, Subject},
     store::{Key, Object, Snapshot},
+    syntax,
 };
+use crate::schema::{FieldError, FieldErrorKind};
 
 /// How long a request waits for a revision that the server has not reached, as in the watch cache.
 const REVISION_WAIT: Duration = Duration::from_secs(3);
@@ -27,8 +30,7 @@ pub(crate) struct Selection {
 impl Selection {
     pub(crate) fn of(ask: &Ask) -> Result<Self, StatusError> {
         let labels = LabelSelector::parse(ask.query.text("labelSelector"))?;
-        let supported = |path: &str| ask.resource.selects_by(path);
-        let fields = FieldSelector::parse(ask.query.text("fieldSelector"), supported)?;
+        let fields = FieldSelector::parse(ask.query.text("fieldSelector"), &ask.resource)?;
         Ok(Self { labels, fields })
     }
 
@@ -76,7 +78,13 @@ impl Ask {
                     "resourceVersion: Invalid value: {text:?}: strconv.ParseUint: parsing \
                      {text:?}: invalid syntax"
                 );
-                StatusError::bad_request(message)
+                // Lists alone say that it is the client's fault.
+                match self.target.verb {
+                    Verb::List => {
+                        StatusError::bad_request(format!("invalid resource version: {message}"))
+                    }
+                    _ => StatusError::unexplained(message),
+                }
             }),
         }
     }
@@ -217,29 +225,40 @@ enum Matching {
 }
 
 fn check_match(ask: &Ask) -> Result<Matching, StatusError> {
-    let refuse = |why: &str| {
-        let message =
-            format!("ListOptions.meta.k8s.io \"\" is invalid: resourceVersionMatch: {why}");
-        Err(StatusError::invalid_options(message))
+    let given = ask.query.text("resourceVersionMatch");
+    let (matching, known) = match given {
+        "" => return Ok(Matching::Unset),
+        "Exact" => (Matching::Exact, true),
+        "NotOlderThan" => (Matching::NotOlderThan, true),
+        _ => (Matching::Unset, false),
     };
+    let mut errors = Vec::new();
+    let mut forbid =
+        |detail: &str| errors.push(match_error(FieldErrorKind::Forbidden, given, detail));
     let revision = ask.query.text("resourceVersion");
-    match ask.query.text("resourceVersionMatch") {
-        "" => Ok(Matching::Unset),
-        _ if revision.is_empty() => refuse(
-            "Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided",
-        ),
-        _ if !ask.query.text("continue").is_empty() => {
-            refuse("Forbidden: resourceVersionMatch is forbidden when continue is provided")
-        }
-        "Exact" if revision == "0" => refuse(
-            "Forbidden: resourceVersionMatch \"Exact\" is forbidden for resourceVersion \"0\"",
-        ),
-        "Exact" => Ok(Matching::Exact),
-        "NotOlderThan" => Ok(Matching::NotOlderThan),
-        other => refuse(&format!(
-            "Unsupported value: {other:?}: supported values: \"\", \"Exact\", \"NotOlderThan\""
-        )),
+    if revision.is_empty() {
+        forbid("resourceVersionMatch is forbidden unless resourceVersion is provided");
     }
+    if !ask.query.text("continue").is_empty() {
+        forbid("resourceVersionMatch is forbidden when continue is provided");
+    }
+    if matching == Matching::Exact && revision == "0" {
+        forbid("resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"");
+    }
+    if !known {
+        let detail = "supported values: \"Exact\", \"NotOlderThan\", \"\"";
+        errors.push(match_error(FieldErrorKind::NotSupported, given, detail));
+    }
+    if errors.is_empty() {
+        Ok(matching)
+    } else {
+        Err(StatusError::invalid_options("ListOptions", &errors))
+    }
+}
+
+/// Something wrong with `resourceVersionMatch`.
+pub(crate) fn match_error(kind: FieldErrorKind, given: &str, detail: &str) -> FieldError {
+    FieldError::new(kind, "resourceVersionMatch", Value::from(given), detail)
 }
 
 /// The token names the revision and the last key; opaque to clients.
@@ -260,9 +279,14 @@ fn encode_token(token: &Value) -> String {
 }
 
 fn read_token(token: &str) -> Result<Start, StatusError> {
+    let refuse = |why: &str| {
+        let message = format!("invalid continue token: continue key is not valid: {why}");
+        StatusError::bad_request(message)
+    };
+    let bytes = URL_SAFE_NO_PAD.decode(token);
+    let bytes = bytes.map_err(|error| refuse(&error.to_string()))?;
+    let token = syntax::read(&bytes).map_err(|why| refuse(&why))?.value;
     let read = || -> Option<Start> {
-        let bytes = URL_SAFE_NO_PAD.decode(token).ok()?;
-        let token: Value = serde_json::from_slice(&bytes).ok()?;
         let namespace = token["start"][0].as_str()?.to_owned();
         let name = token["start"][1].as_str()?.to_owned();
         let revision = match token["rv"].as_i64()? {
@@ -274,7 +298,5 @@ fn read_token(token: &str) -> Result<Start, StatusError> {
             after: Some(Key { namespace, name }),
         })
     };
-    read().ok_or_else(|| {
-        StatusError::bad_request("continue key is not valid: it was not given out by this server")
-    })
+    read().ok_or_else(|| refuse("it was not given out by this server"))
 }

@@ -66,6 +66,18 @@ impl Verb {
             Self::DeleteCollection => "deletecollection",
         }
     }
+
+    /// The kind of the options that go with the verb.
+    pub(crate) fn options(self) -> &'static str {
+        match self {
+            Self::Create => "CreateOptions",
+            Self::Update => "UpdateOptions",
+            Self::Patch => "PatchOptions",
+            Self::Delete | Self::DeleteCollection => "DeleteOptions",
+            Self::Get => "GetOptions",
+            Self::List | Self::Watch => "ListOptions",
+        }
+    }
 }
 
 /// The route of a request, from path, method and the `watch` parameter.
@@ -135,8 +147,9 @@ fn verb(method: &Method, named: bool, query: &Query) -> Result<Verb, StatusError
         (&Method::GET, false) if query.flag("watch") => Verb::Watch,
         (&Method::GET, false) => Verb::List,
         (&Method::POST, _) => Verb::Create,
-        (&Method::PUT, true) => Verb::Update,
-        (&Method::PATCH, true) => Verb::Patch,
+        // Whether a name is needed is up to the resource.
+        (&Method::PUT, _) => Verb::Update,
+        (&Method::PATCH, _) => Verb::Patch,
         (&Method::DELETE, true) => Verb::Delete,
         (&Method::DELETE, false) => Verb::DeleteCollection,
         _ => return Err(StatusError::method_not_allowed()),
@@ -182,13 +195,13 @@ impl Query {
         self.get(name).map(|value| !matches!(value, "false" | "0"))
     }
 
-    /// A whole number; a value that is none is refused by name.
+    /// A whole number; a value that is none is refused.
     pub(crate) fn number(&self, name: &str) -> Result<Option<u64>, StatusError> {
         match self.get(name) {
             None | Some("") => Ok(None),
             Some(value) => value.parse().map(Some).map_err(|_| {
                 StatusError::bad_request(format!(
-                    "strconv.ParseInt: parsing {value:?}: invalid syntax (parameter {name})"
+                    "strconv.ParseInt: parsing {value:?}: invalid syntax"
                 ))
             }),
         }
@@ -298,7 +311,7 @@ mod tests {
         for (method, uri, expected) in table {
             assert_eq!(summary(method, uri), expected, "{method} {uri}");
         }
-        assert_eq!(parse("PUT", "/api/v1/namespaces").unwrap_err().code, 405);
+        assert_eq!(parse("HEAD", "/api/v1/namespaces").unwrap_err().code, 405);
         assert_eq!(parse("GET", "/api/v1/watch/pods").unwrap_err().code, 501);
         assert_eq!(
             parse("GET", "/api/v1/namespaces/a/pods/b/log/c")
@@ -314,7 +327,7 @@ mod tests {
         assert_eq!(query.text("labelSelector"), "a=b,c in (d)");
         assert!(!query.flag("watch"));
         assert!(query.flag("force"));
-        assert!(query.number("limit").unwrap_err().message.contains("limit"));
+        assert_eq!(query.number("limit").unwrap_err().code, 400);
         assert_eq!(percent_decode("100%+é", false), "100%+é");
     }
 }

@@ -22,11 +22,11 @@ fn row_of(resource: &Resource) -> Row {
         ("", "Secret") => &[
             NAME,
             ("Type", "string", ".type", 0),
-            ("Data", "integer", "#data", 0),
+            ("Data", "string", "#data", 0),
             AGE,
         ],
-        ("", "ConfigMap") => &[NAME, ("Data", "integer", "#data", 0), AGE],
-        ("", "ServiceAccount") => &[NAME, ("Secrets", "integer", "#secrets", 0), AGE],
+        ("", "ConfigMap") => &[NAME, ("Data", "string", "#data", 0), AGE],
+        ("", "ServiceAccount") => &[NAME, ("Secrets", "string", "#secrets", 0), AGE],
         ("" | "events.k8s.io", "Event") => &[
             ("Last Seen", "date", "#seen", 0),
             ("Type", "string", ".type", 0),
@@ -85,8 +85,29 @@ pub(crate) fn columns(resource: &Resource) -> Vec<Column> {
         return Vec::new();
     }
     let row = row_of(resource).iter();
-    row.map(|(name, kind, path, priority)| column(name, kind, path, *priority))
-        .collect()
+    row.map(|(name, kind, path, priority)| {
+        let mut column = column(name, kind, path, *priority);
+        if *path == "#data" {
+            column.description = data_doc(&resource.kind).to_owned();
+        }
+        column
+    })
+    .collect()
+}
+
+/// What the API says of the field whose entries are counted.
+fn data_doc(kind: &str) -> &'static str {
+    if kind == "Secret" {
+        "Data contains the secret data. Each key must consist of alphanumeric characters, '-', '_' \
+         or '.'. The serialized form of the secret data is a base64 encoded string, representing \
+         the arbitrary (possibly non-string) data value here. Described in \
+         https://tools.ietf.org/html/rfc4648#section-4"
+    } else {
+        "Data contains the configuration data. Each key must consist of alphanumeric characters, \
+         '-', '_' or '.'. Values with non-UTF-8 byte sequences must use the BinaryData field. The \
+         keys stored in Data must not overlap with the keys in the BinaryData field, this is \
+         enforced during validation process."
+    }
 }
 
 /// A cell that is no plain field; `None` for those that are.

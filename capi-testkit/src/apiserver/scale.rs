@@ -5,31 +5,39 @@ use serde_json::{Value, json};
 use super::{
     ApiServer,
     decode::{self, media_type},
-    kinds::Scale,
+    kinds::{Resource, Scale},
+    metadata::invalid,
     output::{Form, partial},
+    patch,
     selector::LabelSelector,
     serve::{Answer, Ask},
-    status::StatusError,
+    status::{StatusError, Subject},
     store::Object,
     table,
     write::{Proposal, presented},
 };
+use crate::{merge::go_type, schema::FieldError};
 
 impl ApiServer {
     pub(super) fn get_scale(&self, ask: &Ask) -> Result<Answer, StatusError> {
         let object = self.stored(ask)?;
+        let path = &paths(ask)?.spec_replicas;
+        if ask.resource.is_custom() && get(object.value(), path).is_none() {
+            let message = format!("the spec replicas field {path:?} does not exist");
+            return Err(StatusError::internal(message));
+        }
         answer(ask, &object)
     }
 
     pub(super) async fn update_scale(&self, ask: &Ask) -> Result<Answer, StatusError> {
-        let scale = decode::body(ask)?;
+        let scale = decode::body(ask)?.value;
         self.write_scale(ask, |_| Ok(scale.clone())).await
     }
 
     pub(super) async fn patch_scale(&self, ask: &Ask) -> Result<Answer, StatusError> {
-        let patch = decode::json(ask)?;
         match media_type(&ask.content_type) {
             "application/merge-patch+json" | "application/strategic-merge-patch+json" => {
+                let patch = decode::json_patch(ask)?.value;
                 let change = |mut scale: Value| {
                     json_patch::merge(&mut scale, &patch);
                     Ok(scale)
@@ -37,11 +45,9 @@ impl ApiServer {
                 self.write_scale(ask, change).await
             }
             "application/json-patch+json" => {
-                let operations: json_patch::Patch = serde_json::from_value(patch)
-                    .map_err(|error| StatusError::bad_request(error.to_string()))?;
+                let operations = patch::json_patch(ask)?;
                 let change = |mut scale: Value| {
-                    json_patch::patch(&mut scale, &operations)
-                        .map_err(|_| StatusError::unprocessable())?;
+                    patch::carry_out(&operations, &mut scale)?;
                     Ok(scale)
                 };
                 self.write_scale(ask, change).await
@@ -63,12 +69,15 @@ impl ApiServer {
                 let live = live.ok_or_else(|| StatusError::not_found(ask.subject()))?;
                 let wanted = change(of(paths, live.value()))?;
                 let replicas = wanted["spec"]["replicas"].as_i64().unwrap_or(0);
-                if replicas < 0 {
-                    return Err(StatusError::invalid_options(format!(
-                        "Scale.autoscaling {:?} is invalid: spec.replicas: Invalid value: \
-                         {replicas}: must be greater than or equal to 0",
-                        ask.target.name
-                    )));
+                if replicas < 0 && !ask.resource.is_custom() {
+                    let detail = "must be greater than or equal to 0";
+                    let error = invalid("spec.replicas", &replicas.into(), detail);
+                    let subject = Subject {
+                        group: "autoscaling",
+                        resource: "Scale",
+                        name: &ask.target.name,
+                    };
+                    return Err(StatusError::invalid(subject, &[error]));
                 }
                 let mut object = presented(ask, live);
                 set(&mut object, &paths.spec_replicas, replicas.into());
@@ -83,6 +92,62 @@ impl ApiServer {
             })
             .await?;
         answer(ask, &written.object)
+    }
+}
+
+/// What is wrong with the fields of a custom object that its scale shows.
+pub(crate) fn errors(
+    resource: &Resource,
+    object: &Value,
+    of_status_alone: bool,
+) -> Vec<FieldError> {
+    let Some(paths) = &resource.scale else {
+        return Vec::new();
+    };
+    let counts = [&paths.spec_replicas, &paths.status_replicas];
+    let counts = counts.into_iter().skip(usize::from(of_status_alone));
+    counts
+        .filter_map(|path| match count(object, path) {
+            Ok(None) => None,
+            Ok(Some(replicas)) => {
+                let detail = if replicas < 0 {
+                    "should be a non-negative integer".to_owned()
+                } else if replicas > i64::from(i32::MAX) {
+                    format!("should be less than or equal to {}", i32::MAX)
+                } else {
+                    return None;
+                };
+                Some(invalid(path, &replicas.into(), detail))
+            }
+            Err(why) => Some(invalid(path, &0.into(), why)),
+        })
+        .collect()
+}
+
+/// The number at a path, or why there can be none, in the words of Go's accessors.
+fn count(object: &Value, path: &str) -> Result<Option<i64>, String> {
+    let wrong = |found: &Value, wanted: &str| {
+        let shown = found
+            .as_str()
+            .map_or_else(|| found.to_string(), str::to_owned);
+        let kind = go_type(found);
+        Err(format!(
+            "{path} accessor error: {shown} is of the type {kind}, expected {wanted}"
+        ))
+    };
+    let mut at = object;
+    for part in path.split('.').filter(|part| !part.is_empty()) {
+        let Value::Object(fields) = at else {
+            return wrong(at, "map[string]interface{}");
+        };
+        match fields.get(part) {
+            Some(value) => at = value,
+            None => return Ok(None),
+        }
+    }
+    match at.as_i64() {
+        Some(number) => Ok(Some(number)),
+        None => wrong(at, "int64"),
     }
 }
 

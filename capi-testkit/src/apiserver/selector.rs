@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use super::status::StatusError;
+use super::{kinds::Resource, metadata, status::StatusError};
 
 /// A parsed label selector; all requirements must hold.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -31,17 +31,8 @@ enum Operator {
 impl LabelSelector {
     /// The syntax of `labels.Parse`.
     pub(crate) fn parse(text: &str) -> Result<Self, StatusError> {
-        let mut requirements = Vec::new();
-        for part in split_outside_parentheses(text) {
-            let part = part.trim();
-            if part.is_empty() {
-                continue;
-            }
-            let requirement = parse_requirement(part).ok_or_else(|| {
-                StatusError::bad_request(format!("unable to parse requirement: {part:?}"))
-            })?;
-            requirements.push(requirement);
-        }
+        let requirements = Parser::new(text).selector();
+        let requirements = requirements.map_err(StatusError::bad_request)?;
         Ok(Self { requirements })
     }
 
@@ -97,71 +88,206 @@ impl Requirement {
     }
 }
 
-fn split_outside_parentheses(text: &str) -> Vec<&str> {
-    let (mut parts, mut start, mut depth) = (Vec::new(), 0, 0_u32);
-    for (at, character) in text.char_indices() {
-        match character {
-            '(' => depth += 1,
-            ')' => depth = depth.saturating_sub(1),
-            ',' if depth == 0 => {
-                parts.push(&text[start..at]);
-                start = at + 1;
-            }
-            _ => {}
+/// A word of a label selector.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Token {
+    Word(String),
+    /// `=`, `==`, `!=`, `!`, `<`, `>`, `(`, `)` or `,`.
+    Sign(&'static str),
+    End,
+}
+
+impl Token {
+    fn text(&self) -> &str {
+        match self {
+            Self::Word(word) => word,
+            Self::Sign(sign) => sign,
+            Self::End => "",
         }
     }
-    parts.push(&text[start..]);
-    parts
+
+    fn is(&self, sign: &str) -> bool {
+        matches!(self, Self::Sign(own) if *own == sign)
+    }
+
+    /// Between requirements.
+    fn ends_requirement(&self) -> bool {
+        *self == Self::End || self.is(",")
+    }
 }
 
-fn parse_requirement(part: &str) -> Option<Requirement> {
-    let one = |value: &str| BTreeSet::from([value.trim().to_owned()]);
-    let bound = |value: &str| value.trim().parse::<i64>().ok();
-    if let Some(key) = part.strip_prefix('!') {
-        return requirement(key, Operator::DoesNotExist);
+/// Longer signs come first.
+const SIGNS: [&str; 9] = ["==", "!=", "=", "!", "<", ">", "(", ")", ","];
+
+fn tokens(text: &str) -> Vec<Token> {
+    let mut tokens = Vec::new();
+    let mut rest = text.trim_start();
+    while !rest.is_empty() {
+        if let Some(sign) = SIGNS.iter().find(|sign| rest.starts_with(**sign)) {
+            tokens.push(Token::Sign(sign));
+            rest = rest[sign.len()..].trim_start();
+            continue;
+        }
+        let ends = |character: char| character.is_whitespace() || "=!<>(),".contains(character);
+        let (word, after) = rest.split_at(rest.find(ends).unwrap_or(rest.len()));
+        tokens.push(Token::Word(word.to_owned()));
+        rest = after.trim_start();
     }
-    if let Some((key, value)) = part.split_once("!=") {
-        return valued(value).then(|| requirement(key, Operator::NotIn(one(value))))?;
+    tokens
+}
+
+/// Reads requirements, and complains as apimachinery does.
+struct Parser {
+    tokens: std::iter::Peekable<std::vec::IntoIter<Token>>,
+}
+
+impl Parser {
+    fn new(text: &str) -> Self {
+        Self {
+            tokens: tokens(text).into_iter().peekable(),
+        }
     }
-    if let Some((key, value)) = part.split_once("==").or_else(|| part.split_once('=')) {
-        return valued(value).then(|| requirement(key, Operator::In(one(value))))?;
+
+    fn look(&mut self) -> Token {
+        self.tokens.peek().cloned().unwrap_or(Token::End)
     }
-    if let Some((key, value)) = part.split_once('>') {
-        return requirement(key, Operator::GreaterThan(bound(value)?));
+
+    fn take(&mut self) -> Token {
+        self.tokens.next().unwrap_or(Token::End)
     }
-    if let Some((key, value)) = part.split_once('<') {
-        return requirement(key, Operator::LessThan(bound(value)?));
+
+    fn selector(mut self) -> Result<Vec<Requirement>, String> {
+        let mut requirements = Vec::new();
+        match self.look() {
+            Token::End => return Ok(requirements),
+            Token::Word(_) => {}
+            sign if sign.is("!") => {}
+            other => return Err(found(&other, "!, identifier, or 'end of string'")),
+        }
+        loop {
+            let requirement = self.requirement();
+            let requirement =
+                requirement.map_err(|why| format!("unable to parse requirement: {why}"))?;
+            requirements.push(requirement);
+            match self.take() {
+                Token::End => return Ok(requirements),
+                comma if comma.is(",") => {}
+                other => return Err(found(&other, "',' or 'end of string'")),
+            }
+            match self.look() {
+                Token::Word(_) => {}
+                sign if sign.is("!") => {}
+                other => return Err(found(&other, "identifier after ','")),
+            }
+        }
     }
-    if let Some((head, values)) = part.split_once('(') {
-        let values = values.trim_end().strip_suffix(')')?;
-        let values: BTreeSet<_> = values
-            .split(',')
-            .map(|value| value.trim().to_owned())
-            .collect();
-        let (key, operator) = head.trim().rsplit_once(char::is_whitespace)?;
-        return match operator {
-            "in" => requirement(key, Operator::In(values)),
-            "notin" => requirement(key, Operator::NotIn(values)),
-            _ => None,
+
+    fn requirement(&mut self) -> Result<Requirement, String> {
+        let mut first = self.take();
+        let is_absent = first.is("!");
+        if is_absent {
+            first = self.take();
+        }
+        let Token::Word(key) = first else {
+            return Err(found(&first, "identifier"));
         };
+        if let Some(error) = metadata::key_errors("<nil>", &key).first() {
+            return Err(error.to_string());
+        }
+        let operator = if is_absent {
+            Operator::DoesNotExist
+        } else if self.look().ends_requirement() {
+            Operator::Exists
+        } else {
+            self.operator(&key)?
+        };
+        Ok(Requirement { key, operator })
     }
-    requirement(part, Operator::Exists)
+
+    fn operator(&mut self, key: &str) -> Result<Operator, String> {
+        let operator = self.take();
+        match operator.text() {
+            "in" => Ok(Operator::In(self.values(key)?)),
+            "notin" => Ok(Operator::NotIn(self.values(key)?)),
+            "=" | "==" => Ok(Operator::In(self.value(key)?)),
+            "!=" => Ok(Operator::NotIn(self.value(key)?)),
+            ">" => Ok(Operator::GreaterThan(self.bound(key)?)),
+            "<" => Ok(Operator::LessThan(self.bound(key)?)),
+            _ => Err(found(&operator, "in, notin, =, ==, !=, gt, lt")),
+        }
+    }
+
+    /// One value, which may be empty.
+    fn value(&mut self, key: &str) -> Result<BTreeSet<String>, String> {
+        if self.look().ends_requirement() {
+            return Ok(BTreeSet::from([String::new()]));
+        }
+        match self.take() {
+            Token::Word(value) => checked(key, [value].into()),
+            other => Err(found(&other, "identifier")),
+        }
+    }
+
+    fn bound(&mut self, key: &str) -> Result<i64, String> {
+        let values = self.value(key)?;
+        let value = values.first().map(String::as_str).unwrap_or_default();
+        value.parse().map_err(|_| {
+            let detail = "for 'Gt', 'Lt' operators, the value must be an integer";
+            metadata::invalid("values[0]", &value.into(), detail).to_string()
+        })
+    }
+
+    /// Values in parentheses.
+    fn values(&mut self, key: &str) -> Result<BTreeSet<String>, String> {
+        let open = self.take();
+        if !open.is("(") {
+            return Err(format!("found '{}' expected: '('", open.text()));
+        }
+        match self.look() {
+            Token::Word(_) => {}
+            sign if sign.is(",") || sign.is(")") => {}
+            other => return Err(found(&other, "',', ')' or identifier")),
+        }
+        let mut values = BTreeSet::new();
+        // A comma with nothing before it, or nothing behind it, stands for an empty value.
+        let mut is_value_due = true;
+        loop {
+            match self.take() {
+                Token::Word(value) if is_value_due => {
+                    values.insert(value);
+                    is_value_due = false;
+                }
+                sign if sign.is(",") => {
+                    if is_value_due {
+                        values.insert(String::new());
+                    }
+                    is_value_due = true;
+                    if self.look().is(")") {
+                        values.insert(String::new());
+                    }
+                }
+                sign if sign.is(")") => break,
+                other if is_value_due => return Err(found(&other, "',', or identifier")),
+                other => return Err(found(&other, "',' or ')'")),
+            }
+        }
+        checked(key, values)
+    }
 }
 
-fn requirement(key: &str, operator: Operator) -> Option<Requirement> {
-    let key = key.trim();
-    let known = |character: char| character.is_ascii_alphanumeric() || "-_./".contains(character);
-    let valid = !key.is_empty() && key.chars().all(known);
-    valid.then(|| Requirement {
-        key: key.to_owned(),
-        operator,
-    })
+fn found(token: &Token, expected: &str) -> String {
+    format!("found '{}', expected: {expected}", token.text())
 }
 
-/// Label values hold letters, digits, `-`, `_` and `.`.
-fn valued(value: &str) -> bool {
-    let known = |character: char| character.is_ascii_alphanumeric() || "-_.".contains(character);
-    value.trim().chars().all(known)
+/// The values, if labels can have them.
+fn checked(key: &str, values: BTreeSet<String>) -> Result<BTreeSet<String>, String> {
+    for (index, value) in values.iter().enumerate() {
+        if let Some(detail) = metadata::label_value_error(value) {
+            let field = format!("values[{index}][{key}]");
+            return Err(metadata::invalid(&field, &value.as_str().into(), detail).to_string());
+        }
+    }
+    Ok(values)
 }
 
 /// A parsed field selector: paths that must (not) have a value.
@@ -178,8 +304,27 @@ struct FieldTerm {
 }
 
 impl FieldSelector {
-    /// Parses `text`; `supported` says which paths this resource can be selected by.
-    pub(crate) fn parse(text: &str, supported: impl Fn(&str) -> bool) -> Result<Self, StatusError> {
+    /// Parses `text`, which may name the paths that this resource can be selected by.
+    pub(crate) fn parse(text: &str, resource: &Resource) -> Result<Self, StatusError> {
+        Self::parse_for(text, |path| {
+            if resource.selects_by(path) {
+                Ok(())
+            } else if resource.is_custom() || !resource.selectable.is_empty() {
+                Err(format!("field label not supported: {path}"))
+            } else {
+                Err(format!(
+                    "{path:?} is not a known field selector: only \"metadata.name\", \
+                     \"metadata.namespace\""
+                ))
+            }
+        })
+    }
+
+    /// As [`FieldSelector::parse`]; `check` refuses paths.
+    pub(crate) fn parse_for(
+        text: &str,
+        check: impl Fn(&str) -> Result<(), String>,
+    ) -> Result<Self, StatusError> {
         let mut terms = Vec::new();
         for part in text.split(',').filter(|part| !part.is_empty()) {
             let (path, value, equal) = if let Some((path, value)) = part.split_once("!=") {
@@ -189,13 +334,10 @@ impl FieldSelector {
             {
                 (path, value, true)
             } else {
-                let message = format!("invalid selector: {part:?}; can't understand {part:?}");
+                let message = format!("invalid selector: '{text}'; can't understand '{part}'");
                 return Err(StatusError::bad_request(message));
             };
-            if !supported(path) {
-                let message = format!("field label not supported: {path}");
-                return Err(StatusError::bad_request(message));
-            }
+            check(path).map_err(StatusError::bad_request)?;
             terms.push(FieldTerm {
                 path: path.to_owned(),
                 value: value.to_owned(),
@@ -265,11 +407,41 @@ mod tests {
             let selector = LabelSelector::parse(text).unwrap();
             assert_eq!(selector.matches(&object), expected, "{text}");
         }
-        for broken in ["a in b", "a=b=c", "a b", "=x", "tier>x"] {
+        let broken = [
+            (
+                "a in b",
+                "unable to parse requirement: found 'b' expected: '('",
+            ),
+            (
+                "a in (",
+                "unable to parse requirement: found '', expected: ',', ')' or identifier",
+            ),
+            (
+                "a in (b c)",
+                "unable to parse requirement: found 'c', expected: ',' or ')'",
+            ),
+            ("a=b=c", "found '=', expected: ',' or 'end of string'"),
+            (
+                "a b",
+                "unable to parse requirement: found 'b', expected: in, notin, =, ==, !=, gt, lt",
+            ),
+            (
+                "=x",
+                "found '=', expected: !, identifier, or 'end of string'",
+            ),
+            ("a=b,", "found '', expected: identifier after ','"),
+            (
+                "tier>x",
+                "unable to parse requirement: values[0]: Invalid value: \"x\": for 'Gt', 'Lt' \
+                 operators, the value must be an integer",
+            ),
+        ];
+        for (text, why) in broken {
+            let refused = LabelSelector::parse(text).unwrap_err();
             assert_eq!(
-                LabelSelector::parse(broken).unwrap_err().code,
-                400,
-                "{broken}"
+                (refused.code, refused.message.as_str()),
+                (400, why),
+                "{text}"
             );
         }
     }
@@ -289,7 +461,12 @@ mod tests {
     #[test]
     fn field_selectors_know_their_paths() {
         let object = json!({"metadata": {"name": "a"}, "spec": {"unschedulable": true}});
-        let parse = |text: &str| FieldSelector::parse(text, |path| path != "spec.secret");
+        let parse = |text: &str| {
+            FieldSelector::parse_for(text, |path| match path {
+                "spec.secret" => Err(format!("field label not supported: {path}")),
+                _ => Ok(()),
+            })
+        };
         assert!(
             parse("metadata.name=a,spec.unschedulable=true")
                 .unwrap()

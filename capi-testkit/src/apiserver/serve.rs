@@ -13,6 +13,7 @@ use futures::{StreamExt, stream::BoxStream};
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header, request::Parts};
 use http_body::{Body, Frame, SizeHint};
 use jiff::Timestamp;
+use serde_json::json;
 
 use super::{
     ApiServer, AuditRecord,
@@ -22,6 +23,7 @@ use super::{
     review::Review,
     status::{StatusError, Subject},
 };
+use crate::schema::{FieldError, FieldErrorKind};
 
 /// Longest request body, as in a real server.
 pub(crate) const BODY_BYTES_MAX: usize = 3 * 1024 * 1024;
@@ -143,6 +145,7 @@ impl Answer {
         };
         Self {
             code,
+            warnings: error.warnings.clone(),
             ..Self::json(body)
         }
         .of_type(content_type)
@@ -225,7 +228,7 @@ impl ApiServer {
         body: Bytes,
     ) -> Result<Answer, StatusError> {
         let accept = header_text(&parts.headers, header::ACCEPT);
-        let target = match route {
+        let mut target = match route {
             Route::Resource(target) => target,
             Route::Discovery(path) => return self.discover(&path, accept),
             Route::Other => return self.other(&parts.method, parts.uri.path()),
@@ -250,7 +253,8 @@ impl ApiServer {
             });
         };
         check_scope(&resource, &target)?;
-        let manager = manager(&query, &parts.headers, &caller.actor)?;
+        check_name(&resource, &mut target)?;
+        let manager = manager(&query, &parts.headers, &caller.actor, target.verb)?;
         let ask = Ask {
             shape: Shape::negotiate(accept, query.text("includeObject"), self.inner.clock.now())?,
             content_type: header_text(&parts.headers, header::CONTENT_TYPE).to_owned(),
@@ -347,33 +351,56 @@ fn check_scope(resource: &Resource, target: &Target) -> Result<(), StatusError> 
     Ok(())
 }
 
+/// The name, where the verb needs one or may not have one.
+fn check_name(resource: &Resource, target: &mut Target) -> Result<(), StatusError> {
+    let is_object = target.subresource.is_empty();
+    match target.verb {
+        Verb::Create if is_object && !target.name.is_empty() => {
+            if !resource.is_custom() {
+                return Err(StatusError::method_not_allowed());
+            }
+            // One handler serves all paths of custom kinds, and the name counts for nothing.
+            target.name.clear();
+        }
+        Verb::Update | Verb::Patch if target.name.is_empty() => {
+            return Err(if resource.is_custom() {
+                StatusError::bad_request("name must be provided")
+            } else {
+                StatusError::method_not_allowed()
+            });
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
 fn dry_run(query: &Query, verb: Verb) -> Result<bool, StatusError> {
-    let options = match verb {
-        Verb::Create => "CreateOptions",
-        Verb::Update => "UpdateOptions",
-        Verb::Patch => "PatchOptions",
-        Verb::Delete | Verb::DeleteCollection => "DeleteOptions",
-        Verb::Get | Verb::List | Verb::Watch => return Ok(false),
-    };
-    match query.get("dryRun") {
-        None => Ok(false),
-        Some("All") => Ok(true),
-        Some(other) => {
-            let message = format!(
-                "{options}.meta.k8s.io \"\" is invalid: dryRun: Unsupported value: [{other:?}]: \
-                 supported values: \"All\""
+    match (verb, query.get("dryRun")) {
+        (Verb::Get | Verb::List | Verb::Watch, _) | (_, None) => Ok(false),
+        (_, Some("All")) => Ok(true),
+        (_, Some(other)) => {
+            let error = FieldError::new(
+                FieldErrorKind::NotSupported,
+                "dryRun",
+                json!([other]),
+                "supported values: \"All\"",
             );
-            Err(StatusError::invalid_options(message))
+            Err(StatusError::invalid_options(verb.options(), &[error]))
         }
     }
 }
 
-fn manager(query: &Query, headers: &HeaderMap, actor: &str) -> Result<String, StatusError> {
+fn manager(
+    query: &Query,
+    headers: &HeaderMap,
+    actor: &str,
+    verb: Verb,
+) -> Result<String, StatusError> {
     let given = query.text("fieldManager");
     if given.len() > MANAGER_LENGTH_MAX {
-        let message =
-            format!("fieldManager: Too long: may not be more than {MANAGER_LENGTH_MAX} bytes");
-        return Err(StatusError::invalid_options(message));
+        let detail = format!("may not be more than {MANAGER_LENGTH_MAX} bytes");
+        let error = FieldError::new(FieldErrorKind::TooLong, "fieldManager", None, detail);
+        return Err(StatusError::invalid_options(verb.options(), &[error]));
     }
     if !given.is_empty() {
         return Ok(given.to_owned());

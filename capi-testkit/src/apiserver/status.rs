@@ -24,6 +24,8 @@ pub struct StatusError {
     pub(crate) continue_token: Option<String>,
     /// Answered as bare text: paths that no API serves.
     pub(crate) plain: bool,
+    /// Warnings that go along with the refusal.
+    pub(crate) warnings: Vec<String>,
 }
 
 /// `status.details`.
@@ -82,7 +84,14 @@ impl StatusError {
             details: None,
             continue_token: None,
             plain: false,
+            warnings: Vec::new(),
         }
+    }
+
+    /// The refusal with warnings about what was sent.
+    pub(crate) fn with_warnings(mut self, warnings: &[String]) -> Self {
+        self.warnings.extend_from_slice(warnings);
+        self
     }
 
     fn about(mut self, details: Details) -> Self {
@@ -201,17 +210,22 @@ impl StatusError {
     }
 
     /// Fields of an apply that others own; `message` lists them.
-    pub(crate) fn apply_conflict(subject: Subject<'_>, message: String) -> Self {
-        Self::new(409, "Conflict", message).about(subject.details())
+    pub(crate) fn apply_conflict(message: String) -> Self {
+        Self::new(409, "Conflict", message).about(Details::default())
     }
 
     pub(crate) fn too_many_operations(message: impl Into<String>) -> Self {
         Self::new(413, "RequestEntityTooLarge", message)
     }
 
-    /// Options of a request that do not go together; the message names the field.
-    pub(crate) fn invalid_options(message: impl Into<String>) -> Self {
-        Self::new(422, "Invalid", message)
+    /// Options of a request that are wrong or do not go together; `kind` is that of the options.
+    pub(crate) fn invalid_options(kind: &str, errors: &[FieldError]) -> Self {
+        let subject = Subject {
+            group: "meta.k8s.io",
+            resource: kind,
+            name: "",
+        };
+        Self::invalid(subject, errors)
     }
 
     /// A patch that cannot be carried out on this object.
@@ -281,11 +295,8 @@ impl StatusError {
     }
 
     pub(crate) fn internal(message: impl fmt::Display) -> Self {
-        Self::new(
-            500,
-            "InternalError",
-            format!("Internal error occurred: {message}"),
-        )
+        let text = format!("Internal error occurred: {message}");
+        Self::new(500, "InternalError", text).cause("", message.to_string(), "")
     }
 
     /// Something a real server does and this one does not: refused, never ignored.

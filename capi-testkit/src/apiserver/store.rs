@@ -316,6 +316,11 @@ impl Store {
             (Write::Remove(value), _) => (Change::Deleted, value),
         };
         let object = Arc::new(Object::at(value, state.revision));
+        // Watchers see an object that is gone as it was before the write that let it go.
+        let shown = match (change, &previous) {
+            (Change::Deleted, Some(previous)) => Arc::new(previous.moved_to(state.revision)),
+            (Change::Deleted, None) | (Change::Added | Change::Modified, _) => object.clone(),
+        };
         let name = state.name(collection);
         state.index(
             &name,
@@ -339,7 +344,7 @@ impl Store {
         let event = Event {
             change,
             key: key.clone(),
-            object: object.clone(),
+            object: shown,
             previous,
         };
         held.record(event, history);

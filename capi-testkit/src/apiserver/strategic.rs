@@ -204,6 +204,7 @@ fn merge_list(old: &mut Value, patch: &[Value], kind: &str, path: &str) -> Resul
     let Some(list) = old.as_array_mut() else {
         return Ok(());
     };
+    let before = list.clone();
     let key = match strategy {
         Strategy::Replace => return Ok(()),
         Strategy::Set => {
@@ -212,6 +213,7 @@ fn merge_list(old: &mut Value, patch: &[Value], kind: &str, path: &str) -> Resul
                     list.push(element.clone());
                 }
             }
+            interleave(list, &before, patch, |one, other| one == other);
             return Ok(());
         }
         Strategy::ByKey(key) => key,
@@ -235,7 +237,39 @@ fn merge_list(old: &mut Value, patch: &[Value], kind: &str, path: &str) -> Resul
             (None, false) => list.push(element.clone()),
         }
     }
+    interleave(list, &before, patch, |one, other| {
+        one.get(key) == other.get(key)
+    });
     Ok(())
+}
+
+/// Orders a merged list: the patch's elements in its order, and each other one as late as possible but
+/// before the first of them that it was in front of.
+fn interleave(
+    list: &mut Vec<Value>,
+    before: &[Value],
+    patch: &[Value],
+    same: impl Fn(&Value, &Value) -> bool,
+) {
+    let place = |element: &Value, of: &[Value]| of.iter().position(|one| same(one, element));
+    let (mut named, others): (Vec<_>, Vec<_>) = std::mem::take(list)
+        .into_iter()
+        .partition(|element| place(element, patch).is_some());
+    named.sort_by_key(|element| place(element, patch));
+    let (mut named, mut others) = (named.into_iter().peekable(), others.into_iter().peekable());
+    while let (Some(next), Some(other)) = (named.peek(), others.peek()) {
+        let was_in_front = match (place(other, before), place(next, before)) {
+            (Some(other), Some(next)) => other < next,
+            _ => false,
+        };
+        list.extend(if was_in_front {
+            others.next()
+        } else {
+            named.next()
+        });
+    }
+    list.extend(named);
+    list.extend(others);
 }
 
 fn delete_from(list: Option<&mut Value>, values: &Value) {
@@ -315,7 +349,7 @@ mod tests {
             json!({"spec": {"template": {"spec": {"containers": [
                 {"name": "b"},
                 {"name": "a", "image": "1", "env": [
-                    {"name": "X", "value": "1"}, {"name": "Y", "value": "2"},
+                    {"name": "Y", "value": "2"}, {"name": "X", "value": "1"},
                 ]},
             ]}}}})
         );
@@ -330,7 +364,7 @@ mod tests {
         });
         assert_eq!(
             merged("ConfigMap", object, &patch),
-            json!({"metadata": {"finalizers": ["b", "c"]}, "data": {"y": "2", "z": "3"}})
+            json!({"metadata": {"finalizers": ["c", "b"]}, "data": {"y": "2", "z": "3"}})
         );
         let replaced = merged(
             "ConfigMap",

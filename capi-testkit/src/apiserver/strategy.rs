@@ -54,7 +54,10 @@ pub(crate) fn prepare_update(resource: &Resource, new: &mut Value, old: &Value) 
 }
 
 /// Defaults that Go's conversion fills in, as far as someone reads them.
-fn fill(resource: &Resource, object: &mut Value) {
+pub(crate) fn fill(resource: &Resource, object: &mut Value) {
+    if resource.is_custom() {
+        return;
+    }
     if matches!(resource.kind.as_str(), "Secret" | "ConfigMap") {
         if resource.kind == "Secret" {
             merge_string_data(object);
@@ -68,7 +71,7 @@ fn fill(resource: &Resource, object: &mut Value) {
     }
     match resource.kind.as_str() {
         "Secret" => default(object, &["type"], json!("Opaque")),
-        "Namespace" => {
+        "Namespace" if object["metadata"]["name"].is_string() => {
             let name = object["metadata"]["name"].clone();
             default(
                 object,

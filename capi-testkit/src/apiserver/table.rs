@@ -70,6 +70,18 @@ pub(crate) fn scale_table(scale: &Value, include: RowObject, now: Timestamp) -> 
     })
 }
 
+/// What `metav1.ObjectMeta` says of the fields that most tables show.
+const NAME_DOC: &str = "Name must be unique within a namespace. Is required when creating resources, \
+    although some resources may allow a client to request the generation of an appropriate name \
+    automatically. Name is primarily intended for creation idempotence and configuration definition. \
+    Cannot be updated. More info: \
+    https://kubernetes.io/docs/concepts/overview/working-with-objects/names#names";
+const CREATED_DOC: &str = "CreationTimestamp is a timestamp representing the server time when this \
+    object was created. It is not guaranteed to be set in happens-before order across separate \
+    operations. Clients may not set this value. It is represented in RFC3339 form and is in UTC.\n\n\
+    Populated by the system. Read-only. Null for lists. More info: \
+    https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#metadata";
+
 /// A column of a kind.
 pub(crate) fn column(name: &str, kind: &str, path: &str, priority: i64) -> Column {
     Column {
@@ -80,7 +92,11 @@ pub(crate) fn column(name: &str, kind: &str, path: &str, priority: i64) -> Colum
         } else {
             String::new()
         },
-        description: String::new(),
+        description: match path {
+            ".metadata.name" => NAME_DOC.to_owned(),
+            ".metadata.creationTimestamp" => CREATED_DOC.to_owned(),
+            _ => String::new(),
+        },
         priority,
         path: path.to_owned(),
     }
@@ -131,7 +147,7 @@ fn table_row(
 fn row(cells: &[Value], shown: &Value, include: RowObject) -> Value {
     let mut row = json!({"cells": cells});
     match include {
-        RowObject::None => {}
+        RowObject::None => row["object"] = Value::Null,
         RowObject::Metadata => row["object"] = partial(shown),
         RowObject::Object => row["object"] = shown.clone(),
     }

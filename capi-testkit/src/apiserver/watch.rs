@@ -17,11 +17,12 @@ use super::{
     ApiServer,
     kinds::Resource,
     output::{Shape, line},
-    read::Selection,
+    read::{Selection, match_error},
     serve::{Answer, AnswerBody, Ask, repeats_columns},
     status::StatusError,
     store::{Change, Event, Object},
 };
+use crate::schema::FieldErrorKind;
 
 /// Length of a watch whose client sets none: `--min-request-timeout` of a real server.
 const TIMEOUT_DEFAULT: Duration = Duration::from_secs(30 * 60);
@@ -106,17 +107,9 @@ impl ApiServer {
 }
 
 fn beginning(ask: &Ask) -> Result<Beginning, StatusError> {
-    let refuse = |why: &str| {
-        let message = format!("ListOptions.meta.k8s.io \"\" is invalid: {why}");
-        Err(StatusError::invalid_options(message))
-    };
+    check_match(ask)?;
     let revision = ask.revision()?;
-    let matching = ask.query.text("resourceVersionMatch");
     match ask.query.maybe_flag("sendInitialEvents") {
-        Some(_) if matching != "NotOlderThan" => refuse(
-            "resourceVersionMatch: Forbidden: sendInitialEvents requires setting \
-             resourceVersionMatch to NotOlderThan",
-        ),
         Some(true) => Ok(Beginning::State {
             then_bookmark: ask.query.flag("allowWatchBookmarks"),
         }),
@@ -124,16 +117,39 @@ fn beginning(ask: &Ask) -> Result<Beginning, StatusError> {
             None | Some(0) => Beginning::After(u64::MAX),
             Some(revision) => Beginning::After(revision),
         }),
-        None if !matching.is_empty() => refuse(
-            "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden for watch unless \
-             sendInitialEvents is provided",
-        ),
         None => Ok(match revision {
             None | Some(0) => Beginning::State {
                 then_bookmark: false,
             },
             Some(revision) => Beginning::After(revision),
         }),
+    }
+}
+
+/// What `resourceVersionMatch` may be beside `sendInitialEvents`.
+fn check_match(ask: &Ask) -> Result<(), StatusError> {
+    let given = ask.query.text("resourceVersionMatch");
+    let initial = ask.query.maybe_flag("sendInitialEvents").is_some();
+    let mut errors = Vec::new();
+    let mut forbid =
+        |detail: &str| errors.push(match_error(FieldErrorKind::Forbidden, given, detail));
+    if initial && given != "NotOlderThan" {
+        forbid("sendInitialEvents requires setting resourceVersionMatch to NotOlderThan");
+    }
+    if !initial && !given.is_empty() {
+        forbid("resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided");
+    }
+    if !given.is_empty() && !ask.query.text("continue").is_empty() {
+        forbid("resourceVersionMatch is forbidden when continue is provided");
+    }
+    if !given.is_empty() && given != "NotOlderThan" {
+        let detail = "supported values: \"NotOlderThan\"";
+        errors.push(match_error(FieldErrorKind::NotSupported, given, detail));
+    }
+    if errors.is_empty() {
+        Ok(())
+    } else {
+        Err(StatusError::invalid_options("ListOptions", &errors))
     }
 }
 

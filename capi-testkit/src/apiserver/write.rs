@@ -15,6 +15,7 @@ use super::{
     kinds::Resource,
     metadata::{self, Birth, invalid},
     output::in_version,
+    request::Verb,
     scale,
     serve::{Answer, Ask},
     status::{StatusError, Subject},
@@ -28,6 +29,16 @@ use crate::{
 
 /// Tries of a write whose object moves below it; each try means that another write succeeded.
 const TRIES_MAX: u32 = 32;
+/// How often a real server looks at these fields of a changed custom object. Each look leaves its own
+/// causes in the refusal.
+const METADATA_CHECKS: usize = 3;
+const CHECKED_AGAIN: [&str; 3] = [
+    "metadata.labels",
+    "metadata.annotations",
+    "metadata.ownerReferences",
+];
+/// How often it looks at what a change of a custom object may not touch.
+const CHANGE_CHECKS: usize = 2;
 /// Tries of `generateName`, as in a real server.
 const NAME_TRIES_MAX: u32 = 8;
 
@@ -95,13 +106,10 @@ impl Ask {
 
 impl ApiServer {
     pub(super) async fn create(&self, ask: &Ask) -> Result<Answer, StatusError> {
-        if !ask.target.name.is_empty() {
-            return Err(StatusError::method_not_allowed());
-        }
-        let mut object = decode::body(ask)?;
-        let warnings = screen(ask, &mut object, |_, why| undecoded(&ask.resource, why))?;
+        let mut sent = decode::body(ask)?;
+        let warnings = screen(ask, &mut sent, |_, why| undecoded(&ask.resource, why))?;
         let proposal = Proposal {
-            object,
+            object: sent.value,
             warnings,
             applied: false,
         };
@@ -109,8 +117,9 @@ impl ApiServer {
     }
 
     pub(super) async fn update(&self, ask: &Ask) -> Result<Answer, StatusError> {
-        let mut object = decode::body(ask)?;
-        let warnings = screen(ask, &mut object, |_, why| undecoded(&ask.resource, why))?;
+        let mut sent = decode::body(ask)?;
+        let warnings = screen(ask, &mut sent, |_, why| undecoded(&ask.resource, why))?;
+        let mut object = sent.value;
         check_address(ask, &mut object)?;
         let written = self
             .change(ask, |live| {
@@ -126,8 +135,7 @@ impl ApiServer {
                         &Value::from(0),
                         "must be specified for an update",
                     );
-                    let subject = ask.kind_subject(&ask.target.name);
-                    return Err(StatusError::invalid(subject, &[error]));
+                    return Err(StatusError::invalid(ask.subject(), &[error]));
                 }
                 Ok(Proposal {
                     object: object.clone(),
@@ -189,9 +197,13 @@ impl ApiServer {
         let new = if self.has_webhooks() {
             self.admit_update(ask, live, new, &mut warnings).await?
         } else {
-            self.check_update(ask, &new, live.value())?;
+            let checked = self.check_update(ask, &new, live.value());
+            checked.map_err(|error| error.with_warnings(&warnings))?;
             new
         };
+        if ask.resource.is_custom() {
+            warnings.extend(metadata::finalizer_warnings(&new, Some(live.value())));
+        }
         let written = |object| {
             Ok(Some(Written {
                 object,
@@ -273,8 +285,20 @@ impl ApiServer {
 
     fn check_update(&self, ask: &Ask, new: &Value, old: &Value) -> Result<(), StatusError> {
         let resource = &ask.resource;
-        let mut errors = metadata::validate(new, resource);
-        errors.extend(metadata::validate_update(new, old));
+        let mut errors = Vec::new();
+        for error in metadata::validate(new, resource) {
+            let again = resource.is_custom() && CHECKED_AGAIN.contains(&error.field.as_str());
+            let times = if again { METADATA_CHECKS } else { 1 };
+            errors.extend(std::iter::repeat_n(error, times));
+        }
+        let times = if resource.is_custom() {
+            CHANGE_CHECKS
+        } else {
+            1
+        };
+        for error in metadata::validate_update(new, old) {
+            errors.extend(std::iter::repeat_n(error, times));
+        }
         errors.extend(strategy::validate(resource, new, Some(old)));
         self.check(ask, &ask.target.name, new, Some(old), errors)
     }
@@ -288,20 +312,14 @@ impl ApiServer {
         } = proposal;
         let resource = &ask.resource;
         check_address(ask, &mut object)?;
-        if object["metadata"]["resourceVersion"]
-            .as_str()
-            .is_some_and(|version| !version.is_empty() && version != "0")
-        {
-            return Err(if applied {
-                StatusError::modified(ask.subject())
-            } else {
-                StatusError::unknown("resourceVersion should not be set on objects to be created")
-            });
-        }
+        check_unborn(ask, &object, applied)?;
         if let Some(schema) = &resource.schema {
             schema.fill_defaults(&mut object);
         }
         to_stored(resource, &mut object);
+        if resource.is_custom() {
+            warnings.extend(metadata::finalizer_warnings(&object, None));
+        }
         if self.has_webhooks() {
             object = self.mutate_new(ask, object, applied, &mut warnings).await?;
             applied = true;
@@ -321,7 +339,8 @@ impl ApiServer {
                 given.clone()
             };
             self.check_namespace(ask, &name)?;
-            let new = self.prepare_create(ask, object.clone(), &name, applied)?;
+            let new = self.prepare_create(ask, object.clone(), &name, applied);
+            let new = new.map_err(|error| error.with_warnings(&warnings))?;
             if self.has_webhooks() {
                 let mut admission = Admission::create(ask, new.clone());
                 self.validate(&mut admission).await?;
@@ -419,14 +438,21 @@ impl ApiServer {
     ) -> Result<(), StatusError> {
         let resource = &ask.resource;
         if let Some(schema) = &resource.schema {
-            let found = schema.validate(new, old);
+            let blocked = errors.iter().any(|error| error.kind.blocks_rules());
+            let mut found = schema.validate_beside(new, old, blocked);
             if !resource.is_custom() {
                 // Built-in kinds are typed: what has the wrong type does not even decode.
                 if let Some(first) = found.first() {
                     return Err(undecoded(resource, &first.to_string()));
                 }
+            } else if Endpoint::of(ask) == Endpoint::Status {
+                found.iter_mut().for_each(name_from_status);
             }
             errors.extend(found);
+        }
+        if resource.is_custom() {
+            let of_status_alone = Endpoint::of(ask) == Endpoint::Status;
+            errors.extend(scale::errors(resource, new, of_status_alone));
         }
         if errors.is_empty() {
             return Ok(());
@@ -467,6 +493,15 @@ impl ApiServer {
             &why,
         )
         .cause("NamespaceTerminating", cause, "metadata.namespace"))
+    }
+}
+
+/// The status is checked by itself, so that details name places within it.
+fn name_from_status(error: &mut FieldError) {
+    if error.detail.contains(" in body ")
+        && let Some(rest) = error.detail.strip_prefix("status.")
+    {
+        error.detail = rest.to_owned();
     }
 }
 
@@ -551,11 +586,33 @@ fn check_address(ask: &Ask, object: &mut Value) -> Result<(), StatusError> {
     Ok(())
 }
 
+/// A proposal for an object that is not there must not rest on one that is.
+fn check_unborn(ask: &Ask, object: &Value, applied: bool) -> Result<(), StatusError> {
+    let metadata = &object["metadata"];
+    let version = metadata["resourceVersion"].as_str().unwrap_or_default();
+    if !matches!(version, "" | "0") {
+        return Err(if applied {
+            StatusError::modified(ask.subject())
+        } else {
+            StatusError::unknown("resourceVersion should not be set on objects to be created")
+        });
+    }
+    let uid = metadata["uid"].as_str().unwrap_or_default();
+    if applied && !uid.is_empty() {
+        let why = format!(
+            "uid mismatch: the provided object specified uid {uid}, and no existing object was found"
+        );
+        return Err(StatusError::conflict(ask.subject(), &why));
+    }
+    Ok(())
+}
+
 /// The uid and the resource version that the proposal rests on.
 fn check_preconditions(ask: &Ask, new: &Value, live: &Object) -> Result<(), StatusError> {
     let metadata = &new["metadata"];
     let uid = metadata["uid"].as_str().unwrap_or_default();
-    if !uid.is_empty() && uid != live.uid() {
+    // In a patch another uid is a change, which is refused as one.
+    if ask.target.verb == Verb::Update && !uid.is_empty() && uid != live.uid() {
         let why = format!(
             "StorageError: invalid object, Code: 4, Key: {}, ResourceVersion: 0, \
              AdditionalErrorMsg: Precondition failed: UID in precondition: {uid}, UID in object \

@@ -12,6 +12,8 @@ pub(crate) enum Type {
     Atomic,
     /// A struct whose listed fields deviate.
     Struct(&'static [(&'static str, Type)]),
+    /// A struct that has no other fields than those listed.
+    Whole(&'static [(&'static str, Type)]),
     /// A map whose keys are data.
     Map(&'static Type),
     /// A list of distinct scalars.
@@ -38,12 +40,22 @@ const fn by(keys: &'static [&'static str], item: &'static Type) -> Type {
 
 const CONDITIONS: Type = by(&["type"], &Type::Open);
 
-pub(crate) const OBJECT_META: Type = Type::Struct(&[
+pub(crate) const OBJECT_META: Type = Type::Whole(&[
     ("annotations", STRINGS),
+    ("creationTimestamp", Type::Open),
+    ("deletionGracePeriodSeconds", Type::Open),
+    ("deletionTimestamp", Type::Open),
     ("finalizers", Type::Set),
+    ("generateName", Type::Open),
+    ("generation", Type::Open),
     ("labels", STRINGS),
     ("managedFields", Type::Atomic),
+    ("name", Type::Open),
+    ("namespace", Type::Open),
     ("ownerReferences", by(&["uid"], &Type::Atomic)),
+    ("resourceVersion", Type::Open),
+    ("selfLink", Type::Open),
+    ("uid", Type::Open),
 ]);
 
 const LABEL_SELECTOR: Type = Type::Atomic;

@@ -45,6 +45,10 @@ impl Walk {
                             walk.fault("field not declared in schema");
                         }
                     });
+                    if !field.declared {
+                        // The real server looks no further in this map either.
+                        return;
+                    }
                 }
             }
             Value::Array(items) => self.list(place, items, place.treatment(value)),

@@ -46,6 +46,7 @@ use std::sync::LazyLock;
 use serde_json::{Value, json};
 
 pub use self::shape::Shape;
+pub(crate) use self::shape::go_type;
 use self::{
     compare::{Changes, compare},
     field_set::FieldSet,
@@ -91,6 +92,9 @@ pub struct Writer<'a> {
 
 /// What the `status` endpoint takes no change to.
 pub const STATUS_RESETS: &[&str] = &["apiVersion", "kind", "metadata", "spec"];
+
+/// The subresource whose writes leave no time: their owners are translated to those of the object.
+const SCALE: &str = "scale";
 
 /// One field that an apply would take from another manager.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -230,7 +234,7 @@ fn track(owners: &mut Owners, mut changes: Changes, writer: &Writer<'_>) {
     owners.put(Owner {
         identity,
         api_version: writer.api_version.to_owned(),
-        time: Some(writer.now.to_owned()),
+        time: (writer.subresource != SCALE).then(|| writer.now.to_owned()),
         fields,
     });
 }

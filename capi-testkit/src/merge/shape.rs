@@ -110,6 +110,13 @@ impl<'a> Place<'a> {
                 let found = fields.iter().find(|(field, _)| *field == name);
                 known(Place::Fixed(found.map_or(&Type::Open, |(_, kind)| kind)))
             }
+            Self::Fixed(Type::Whole(fields)) => {
+                let found = fields.iter().find(|(field, _)| *field == name);
+                Field {
+                    declared: found.is_some(),
+                    ..known(Place::Fixed(found.map_or(&Type::Open, |(_, kind)| kind)))
+                }
+            }
             Self::Fixed(Type::Map(item)) => Field {
                 place: Place::Fixed(item),
                 named: false,
@@ -263,7 +270,7 @@ fn set_item(item: &Value) -> Result<String, String> {
     }
 }
 
-fn go_type(value: &Value) -> &'static str {
+pub(crate) fn go_type(value: &Value) -> &'static str {
     match value {
         Value::Null => "<nil>",
         Value::Bool(_) => "bool",

@@ -33,6 +33,7 @@ use std::{
 use parking_lot::Mutex;
 use serde_json::Value;
 
+pub(crate) use self::field::Path;
 pub use self::field::{FieldError, FieldErrorKind, invalid_message};
 pub(crate) use self::node::{Additional, Kind, ListType, Node};
 
@@ -122,7 +123,18 @@ impl Schema {
     /// Both must be pruned and defaulted.
     #[must_use]
     pub fn validate(&self, new: &Value, old: Option<&Value>) -> Vec<FieldError> {
-        validate::validate(&self.root, new, old)
+        validate::validate(&self.root, new, old, false)
+    }
+
+    /// As [`Schema::validate`], beside checks that found errors already: with `blocked` they are such
+    /// that CEL rules are not run.
+    pub(crate) fn validate_beside(
+        &self,
+        new: &Value,
+        old: Option<&Value>,
+        blocked: bool,
+    ) -> Vec<FieldError> {
+        validate::validate(&self.root, new, old, blocked)
     }
 
     /// The known field that an unknown one, named as by [`Schema::prune`], was probably meant to be.

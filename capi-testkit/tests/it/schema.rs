@@ -2,7 +2,8 @@
 //!
 //! `schema_cases.json` holds objects together with what apiextensions-apiserver v0.35 (Kubernetes
 //! 1.35) makes of them: the pruned and defaulted object, the unknown fields, and every error as
-//! `reason|text`. Errors are sorted, since the server walks maps in random order.
+//! `reason|text`. Errors are sorted, since the server walks maps in random order. That a fraction is no
+//! integer is said twice, as Kubernetes 1.36 does.
 
 use capi_testkit::{
     crds,

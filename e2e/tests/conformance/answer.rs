@@ -52,6 +52,7 @@ fn normalise(value: &mut Value) {
                 .for_each(|(name, value)| field(name, value));
             managers(fields);
             causes(fields);
+            resources(fields);
         }
         Value::String(text) => *text = without_values(text),
         Value::Null | Value::Bool(_) | Value::Number(_) => {}
@@ -89,9 +90,19 @@ fn managers(fields: &mut Map<String, Value>) {
     }
 }
 
+/// Discovery lists custom kinds in any order.
+fn resources(fields: &mut Map<String, Value>) {
+    if let Some(Value::Array(resources)) = fields.get_mut("resources") {
+        resources.sort_by_key(|resource| resource["name"].as_str().unwrap_or_default().to_owned());
+    }
+}
+
 /// Errors of the keys of a map come in the order in which Go walks it: any.
 fn causes(status: &mut Map<String, Value>) {
-    let Some(Value::Array(causes)) = status.get_mut("details").map(|it| it["causes"].take()) else {
+    let causes = status
+        .get_mut("details")
+        .and_then(|it| it.get_mut("causes"));
+    let Some(Value::Array(causes)) = causes.map(Value::take) else {
         return;
     };
     let text = |cause: &Value| {
@@ -130,8 +141,12 @@ fn without_values(text: &str) -> String {
     });
     static TIME: LazyLock<Regex> =
         LazyLock::new(|| Regex::new(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ").unwrap());
-    static VERSION: LazyLock<Regex> =
-        LazyLock::new(|| Regex::new(r#"(resourceVersion":|ResourceVersion: )"?\d+"?"#).unwrap());
+    static VERSION: LazyLock<Regex> = LazyLock::new(|| {
+        Regex::new(
+            r#"(resourceVersion\\?":|ResourceVersion: |ResourceVersion in record \()\\?"?\d+\\?"?"#,
+        )
+        .unwrap()
+    });
     let text = UID.replace_all(text, "(uid)");
     let text = TIME.replace_all(&text, "(time)");
     VERSION.replace_all(&text, "$1(version)").into_owned()

@@ -25,7 +25,7 @@ pub(crate) const APPLY: &str = "application/apply-patch+yaml";
 pub(crate) const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json";
 
 /// Requests in order, in a namespace of their own. `{ns}` stands for it, `{name}` for a value that
-/// was [kept](Step::keep).
+/// was [kept](Step::keep), `{webhook}` and `{authority}` for the [webhook](crate::webhook) that both call.
 pub(crate) struct Case {
     pub(crate) name: &'static str,
     pub(crate) steps: Vec<Step>,
@@ -252,7 +252,12 @@ impl Case {
             json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}});
         let failed = |error: Box<dyn Error>| crate::explain(&*error);
         server.apply(made).await.map_err(failed)?;
-        let mut values = BTreeMap::from([("ns".to_owned(), namespace)]);
+        let webhook = server.webhook.clone();
+        let mut values = BTreeMap::from([
+            ("ns".to_owned(), namespace),
+            ("webhook".to_owned(), webhook.url),
+            ("authority".to_owned(), webhook.authority),
+        ]);
         let mut answers = Vec::new();
         for step in &self.steps {
             let answer = step.play(server, &mut values).await.map_err(failed)?;

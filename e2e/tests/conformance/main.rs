@@ -15,6 +15,7 @@ mod case;
 mod cases;
 mod difference;
 mod server;
+mod webhook;
 
 use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};

@@ -15,6 +15,7 @@ use kube::{Client, Config};
 use serde_json::Value;
 
 use crate::cases;
+use crate::webhook::Webhook;
 
 /// Ports of the real server, away from those of `up`.
 const PORTS: Ports = Ports(26_540);
@@ -22,6 +23,7 @@ const PORTS: Ports = Ports(26_540);
 /// A server, whichever.
 pub(crate) struct Server {
     client: Client,
+    pub(crate) webhook: Webhook,
 }
 
 /// Both servers, with the same kinds.
@@ -50,12 +52,15 @@ impl Servers {
         let text = face.kubeconfig("admin", &["system:masters"])?;
         let config = Kubeconfig::from_yaml(&text)?;
         let config = Config::from_custom_kubeconfig(config, &KubeConfigOptions::default()).await?;
+        let webhook = Webhook::serve().await?;
         let servers = Self {
             embedded: Server {
                 client: Client::try_from(config)?,
+                webhook: webhook.clone(),
             },
             real: Server {
                 client: management.client.clone(),
+                webhook,
             },
             management,
             _face: face,

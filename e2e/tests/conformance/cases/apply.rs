@@ -278,6 +278,80 @@ fn refusals() -> Vec<Case> {
             ],
         ),
         case(
+            "apply-undeclared",
+            [
+                apply(
+                    "one",
+                    "a",
+                    json!({"nested": {"other": 1}, "parts": [{"name": "x", "colour": 1}]}),
+                ),
+                patch(
+                    APPLY,
+                    &format!("{}?fieldManager=one", at("a")),
+                    json!({"apiVersion": "example.com/v1", "kind": "Widget",
+                "metadata": {"name": "a", "labelz": {}}}),
+                ),
+                patch(
+                    APPLY,
+                    &format!("{}/status?fieldManager=one", at("none")),
+                    json!({"apiVersion": "example.com/v1", "kind": "Widget",
+                "metadata": {"name": "none"}, "status": {}}),
+                ),
+                apply("one", "a", json!({})),
+                patch(
+                    APPLY,
+                    &format!("{}/status?fieldManager=one", at("a")),
+                    json!({"apiVersion": "example.com/v1", "kind": "Widget",
+                "metadata": {"name": "a"}, "status": {"conditions": [{"type": "T", "status": "True", "why": "x"}]}}),
+                ),
+                patch(
+                    APPLY,
+                    &format!("{CONFIG_MAPS}/a?fieldManager=one"),
+                    json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"},
+                "date": {}}),
+                ),
+            ],
+        ),
+        case(
+            "apply-null",
+            [
+                apply(
+                    "one",
+                    "a",
+                    json!({"size": null, "maybe": null, "pattern": null}),
+                ),
+                apply("one", "a", json!({"size": 2, "pattern": "x"})),
+                apply("two", "a", json!({"settings": null, "pattern": null})),
+            ],
+        ),
+        case(
+            "apply-wrong-kind",
+            [
+                patch(
+                    APPLY,
+                    &format!("{}?fieldManager=one", at("a")),
+                    json!({"apiVersion": "example.com/v1", "kind": "Gizmo", "metadata": {"name": "a"}}),
+                ),
+                patch(
+                    APPLY,
+                    &format!("{}?fieldManager=one", at("a")),
+                    json!({"apiVersion": "example.com/v2", "kind": "Widget", "metadata": {"name": "a"}}),
+                ),
+            ],
+        ),
+        case(
+            "apply-uid",
+            [
+                apply("one", "a", json!({"size": 2})),
+                patch(
+                    APPLY,
+                    &format!("{}?fieldManager=one", at("a")),
+                    json!({"apiVersion": "example.com/v1", "kind": "Widget",
+                "metadata": {"name": "a", "uid": "7"}, "spec": {"size": 2}}),
+                ),
+            ],
+        ),
+        case(
             "apply-invalid",
             [
                 apply("one", "a", json!({"size": "large"})),

@@ -4,7 +4,7 @@ use http::Method;
 use serde_json::json;
 
 use super::{CONFIG_MAPS, WIDGETS, at, config_map, widget};
-use crate::case::{Case, JSON, case, delete, get, post, put, raw};
+use crate::case::{Case, JSON, MERGE, case, delete, get, patch, post, put, raw};
 
 pub(crate) fn cases() -> Vec<Case> {
     let mut all = names();
@@ -131,6 +131,80 @@ fn bodies() -> Vec<Case> {
                 "metadata": {"name": "a"}}),
                 ),
                 post(WIDGETS, json!({"metadata": {"name": "a"}})),
+            ],
+        ),
+        case(
+            "body-not-an-object",
+            [
+                raw(Method::POST, WIDGETS, JSON, "[1]"),
+                raw(Method::POST, WIDGETS, JSON, "hello"),
+                raw(Method::POST, WIDGETS, JSON, "{\"apiVersion\": 1 2}"),
+            ],
+        ),
+        case(
+            "body-of-another-builtin-kind",
+            [
+                post(
+                    CONFIG_MAPS,
+                    json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "a"}}),
+                ),
+                post(CONFIG_MAPS, json!({"metadata": {"name": "a"}})),
+                post(
+                    CONFIG_MAPS,
+                    json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"},
+                "data": {"a": 1}}),
+                ),
+            ],
+        ),
+        case(
+            "duplicate-fields",
+            [
+                raw(
+                    Method::POST,
+                    WIDGETS,
+                    JSON,
+                    "{\"apiVersion\":\"example.com/v1\",\"kind\":\"Widget\",\
+                 \"metadata\":{\"name\":\"e\"},\"spec\":{\"size\":1,\"size\":2,\"sizzle\":1}}",
+                ),
+                raw(
+                    Method::PATCH,
+                    &at("e"),
+                    MERGE,
+                    "{\"spec\":{\"size\":1,\"size\":3}}",
+                ),
+            ],
+        ),
+        case(
+            "long-manager",
+            [post(
+                &format!("{WIDGETS}?fieldManager={}", "m".repeat(129)),
+                widget("a", json!({})),
+            )],
+        ),
+        case(
+            "bad-finalizers",
+            [
+                post(WIDGETS, widget("a", json!({}))),
+                patch(
+                    MERGE,
+                    &at("a"),
+                    json!({"metadata": {"finalizers": ["not a finalizer", "unqualified"]}}),
+                ),
+                patch(
+                    MERGE,
+                    &at("a"),
+                    json!({"metadata": {"finalizers": ["unqualified"]}}),
+                ),
+                patch(
+                    MERGE,
+                    &at("a"),
+                    json!({"metadata": {"finalizers": null, "labels": {"x": "not a value"}}}),
+                ),
+                patch(
+                    MERGE,
+                    &at("a"),
+                    json!({"metadata": {"finalizers": null, "annotations": {"a/b/c": "x", "d e": "x"}}}),
+                ),
             ],
         ),
         case(

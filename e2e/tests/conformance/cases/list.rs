@@ -31,6 +31,39 @@ pub(crate) fn cases() -> Vec<Case> {
     let field = |text: &str| get(&format!("{WIDGETS}?fieldSelector={text}"));
     vec![
         case("list-empty", [get(WIDGETS)]),
+        case(
+            "label-selectors-refused",
+            [
+                "a in b",
+                "a in (b c)",
+                "a in ()",
+                "a=b=c",
+                "=x",
+                "a=b,",
+                "a>x",
+                "a=b!",
+                "Bad!Key",
+                "bad/key/name=x",
+                "a in (b,,c)",
+                "a notin (",
+                "!a=b",
+                "a=-",
+                ",a",
+            ]
+            .map(|text| {
+                let encode = |byte: u8| format!("%{byte:02X}");
+                let text: String = text.bytes().map(encode).collect();
+                get(&format!("{WIDGETS}?labelSelector={text}"))
+            }),
+        ),
+        case(
+            "get-versions",
+            [
+                post(WIDGETS, widget("a", json!({}))),
+                get(&format!("{}?resourceVersion=x", at("a"))),
+                get(&format!("{}?resourceVersion=0", at("a"))),
+            ],
+        ),
         case("list", with([get(WIDGETS)])),
         case(
             "label-selectors",

@@ -15,6 +15,7 @@ mod schema;
 mod subresource;
 mod table;
 mod watch;
+mod webhook;
 
 use serde_json::{Value, json};
 
@@ -37,6 +38,7 @@ pub(crate) fn all() -> Vec<Case> {
         watch::cases(),
         table::cases(),
         discovery::cases(),
+        webhook::cases(),
     ]
     .into_iter()
     .flatten()
@@ -80,6 +82,8 @@ pub(crate) fn definitions() -> Vec<Value> {
             "on": {"type": "boolean"},
             "maybe": {"type": "string", "nullable": true},
             "amount": {"x-kubernetes-int-or-string": true},
+            "share": {"x-kubernetes-int-or-string": true,
+                "anyOf": [{"type": "integer"}, {"type": "string"}]},
             "when": {"type": "string", "format": "date-time"},
             "parts": {"type": "array", "maxItems": 4, "items": part,
                 "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},

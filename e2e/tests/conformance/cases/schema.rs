@@ -59,6 +59,13 @@ pub(crate) fn cases() -> Vec<Case> {
                 post(WIDGETS, widget("a", json!("text"))),
                 post(WIDGETS, widget("a", json!({"amount": true}))),
                 post(WIDGETS, widget("a", json!({"when": "yesterday"}))),
+                post(WIDGETS, widget("a", json!({"replicas": 1.5}))),
+                post(
+                    WIDGETS,
+                    widget("a", json!({"nested": {"deep": {"value": 1.5}}})),
+                ),
+                post(WIDGETS, widget("a", json!({"amount": 1.5}))),
+                post(WIDGETS, widget("a", json!({"share": 1.5}))),
             ],
         ),
         case(

@@ -75,6 +75,21 @@ pub(crate) fn cases() -> Vec<Case> {
             ],
         ),
         case(
+            "scale-refused",
+            [
+                post(WIDGETS, widget("a", json!({}))),
+                patch(MERGE, &scale("a"), json!({"spec": {"replicas": 3}})),
+                patch(
+                    MERGE,
+                    &scale("a"),
+                    json!({"spec": {"replicas": 3_000_000_000_i64}}),
+                ),
+                patch(MERGE, &status("a"), json!({"status": {"replicas": -1}})),
+                post(WIDGETS, widget("b", json!({"replicas": -1}))),
+                patch(MERGE, &scale("none"), json!({"spec": {"replicas": 3}})),
+            ],
+        ),
+        case(
             "scale-without-replicas",
             [
                 post(WIDGETS, widget("a", json!({}))),
