@@ -32,7 +32,9 @@ pub(crate) struct Provider {
 
 /// Builds the program.
 pub(crate) fn build() -> Result<PathBuf, Box<dyn Error>> {
-    let build = ["build", "--package", "provider-proxmox", "--bins"];
+    // Of the whole workspace, whose dependencies are there already: of one package they would be
+    // built again with fewer features.
+    let build = ["build", "--workspace", "--bins"];
     let status = Command::new(env!("CARGO")).args(build).status()?;
     if !status.success() {
         return Err(format!("cargo {} failed", build.join(" ")).into());
