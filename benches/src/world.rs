@@ -298,8 +298,8 @@ impl World {
             "metadata": {"name": name, "labels": label(), "ownerReferences": [owner]},
             "spec": {
                 "sourceNode": "pve1", "templateID": 9000, "numCores": 4,
-                // The recorded node holds all of them.
-                "memoryMiB": 512,
+                // The three nodes hold a thousand of them.
+                "memoryMiB": 128,
                 "vmIDRange": {"start": VMID_FIRST, "end": VMID_FIRST + 999},
                 "disks": {"bootVolume": {"disk": "scsi0", "sizeGb": 20}},
                 "network": {"networkDevices": [{"name": "net0", "bridge": "vmbr0"}]},
