@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::class::Classify;
 use crate::mark::ObjectName;
+use crate::wake::Wakes;
 
 /// Names the credentials with which a backend is reached: a Secret, and a part of it where one
 /// Secret holds several (ID-01).
@@ -87,6 +88,25 @@ pub trait Connect: Send + Sync + 'static {
         identity: Option<&Identity>,
         credentials: Option<&Credentials>,
     ) -> impl Future<Output = Result<Self::Session, Self::Error>> + Send;
+
+    /// Keeps a session up to date and wakes the objects whose things change, for as long as the
+    /// session lives. For backends that tell of changes: the place of watches and of the caches that
+    /// they fill. The default waits for ever, for backends that are only asked.
+    ///
+    /// The engine runs one such future per live session, whichever kinds use it, and drops it when
+    /// the session is replaced, idle or the engine ends; so nothing needs to be spawned, and nothing
+    /// is left running. A future that ends, or panics, is begun again with a growing pause.
+    ///
+    /// *Must* be ready to be dropped at any await and begun again, must bound what it keeps, and
+    /// must retry by itself what can be retried. *Must not* mutate, nor block without awaiting.
+    ///
+    /// What it has learned is [`Depth::Listing`](crate::Depth::Listing): until the first list is
+    /// there, and whenever it cannot vouch for what it knows, `observe` answers
+    /// [`Lookup::Unsettled`](crate::Lookup::Unsettled) at that depth, and the engine looks at the
+    /// thing itself.
+    fn follow(&self, _session: &Self::Session, _wakes: &Wakes) -> impl Future<Output = ()> + Send {
+        std::future::pending()
+    }
 }
 
 /// For backends that need no session.

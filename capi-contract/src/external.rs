@@ -109,7 +109,8 @@ impl<'a, O> Lost<'a, O> {
 /// - A conditional write precedes every [`apply`](Self::apply) except of steps that declare
 ///   [`Effect::Repeats`](crate::Effect::Repeats), and the call leaves within 5 s of it (R2).
 /// - Before every [`apply`](Self::apply) the thing was observed with [`Depth::Thing`] and was either
-///   ours, or absent with no create outstanding (R3, R5).
+///   ours, or absent with no create outstanding (R3, R5); but for the first step of a claim that
+///   nobody else knows, see [`creates_once`](Self::creates_once).
 /// - A thing that was once seen as ours is never made again (R9).
 /// - The finalizer goes only after an observed absence, a foreign answer or
 ///   [`Teardown::Release`].
@@ -144,6 +145,18 @@ pub trait External: Send + Sync + 'static {
         false
     }
 
+    /// Whether the backend itself refuses to create a second thing for one claim, such as by a name
+    /// that is taken.
+    ///
+    /// With `true` the engine does not look before the first step of a claim that
+    /// [`claim`](Self::claim) has just chosen and that is written nowhere: nobody can have acted on
+    /// it, so nothing that bears its mark exists (R1), and a stranger in its place makes the create
+    /// fail, which *must* be of class [`Conflict`](crate::Class::Conflict) or
+    /// [`Elsewhere`](crate::Class::Elsewhere). It saves one read per life. The default is `false`.
+    fn creates_once(&self) -> bool {
+        false
+    }
+
     /// Finds what an earlier life, another management cluster or a Go provider made for this object.
     ///
     /// Asked whenever the ledger is missing, before [`claim`](Self::claim): the annotation was
@@ -174,8 +187,10 @@ pub trait External: Send + Sync + 'static {
     /// Looks at the world: one consistent answer.
     ///
     /// With [`Depth::Listing`] one call may be shared by all objects; with [`Depth::Thing`] the mark
-    /// is read from the thing itself. [`Lookup::Absent`] is an affirmation by the backend, that the
-    /// thing *and every side object* are gone; a cache may prove presence, never absence.
+    /// is read from the thing itself; a copy that a watch brought will do for what is there, if every
+    /// mutation names its version or uid as a condition. [`Lookup::Absent`] is an affirmation by the
+    /// backend, that the thing *and every side object* are gone; a cache may prove presence, never
+    /// absence.
     /// [`Lookup::Unsettled`] if the thing is there and the mark cannot be read yet, or rights or a
     /// silent node do not allow an answer.
     ///

@@ -98,6 +98,8 @@
 //! | the contract's words | [`InfraMachine`], [`InfraCluster`], their scopes and facts |
 //! | the short way | [`Instances`], [`ByInstance`], [`GivenEndpoint`] |
 //! | credentials | [`Connect`], [`Identity`], [`Credentials`] |
+//! | a backend that tells of changes | [`Connect::follow`], [`Wakes`] |
+//! | the workload cluster's node | [`NodeWish`] |
 //! | Kubernetes objects you need | [`Child`], [`AddressRequest`], [`ChildObject`] |
 //! | lifecycle hooks | [`Hook`], [`Moment`], [`Verdict`] |
 //! | CRDs, templates, status fields | [`crd`], [`template!`] |
@@ -150,6 +152,7 @@ mod operation;
 mod plan;
 mod step;
 pub mod view;
+mod wake;
 
 pub use bootstrap::{Bootstrap, Format, Supply};
 pub use child::{Address, AddressRequest, Child, ChildKind, ChildObject, PoolRef};
@@ -166,12 +169,13 @@ pub use instances::{
 pub use ledger::{Intent, Ledger};
 pub use lookup::{Depth, Lookup};
 pub use machine::{
-    AddressType, Health, InfraMachine, MachineAddress, MachineFacts, MachineScope, NodeWish,
-    StringMap,
+    AddressType, Drained, Health, InfraMachine, MachineAddress, MachineFacts, MachineScope,
+    NodeWish, StringMap,
 };
 pub use mark::{Mark, MarkError, ObjectName, Proof, Token};
 pub use operation::{Operation, Progress, Receipt};
 pub use plan::{Plan, Teardown, Waiting};
 pub use step::{Effect, Step};
+pub use wake::{Wake, Wakes};
 
 pub use async_trait::async_trait;

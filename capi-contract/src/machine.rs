@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::time::SystemTime;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -38,8 +38,9 @@ pub struct MachineScope<O, C> {
     pub leaving: bool,
     /// The addresses asked for in [`InfraMachine::objects`], in that order.
     pub addresses: Vec<Address>,
-    /// Whether the node was drained, where [`NodeWish::drain_until`] asked for it.
-    pub drained: Option<bool>,
+    /// How the drain stands that [`NodeWish::drain_within`] asked for; `None` if none was asked for
+    /// or it is under way. A change wakes the machine.
+    pub drained: Option<Drained>,
 }
 
 impl<O: Object, C> MachineScope<O, C> {
@@ -122,14 +123,57 @@ impl MachineAddress {
     }
 }
 
-/// What the facts ask of the workload cluster.
+/// What the facts ask of the workload cluster, which the engine reaches with the kubeconfig that the
+/// control plane provider keeps in Secret `<cluster>-kubeconfig` (S-10).
+///
+/// Nothing here holds anything back: a machine is provisioned whether or not its workload cluster
+/// can be reached. Once core has found the Node (`Machine.status.nodeRef`), `provider_id` costs no
+/// request any more.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct NodeWish {
-    /// Write the provider id into the Node, where no cloud controller does.
+    /// Name of the Node; `None` if it is called as the InfraMachine is.
+    pub name: Option<String>,
+    /// Write [`MachineFacts::provider_id`] into the Node, where it has none and no cloud controller
+    /// writes it.
     pub provider_id: bool,
-    /// Drain the node until this moment.
-    pub drain_until: Option<SystemTime>,
+    /// Cordon the Node and evict its pods, no longer than this; the time runs from the first moment
+    /// that it was asked for and is kept on the object. [`MachineScope::drained`] tells of the end.
+    /// Once it is not asked for any more, what was cordoned for it is uncordoned.
+    pub drain_within: Option<Duration>,
+}
+
+impl NodeWish {
+    /// Asks for the provider id to be written into the Node.
+    pub fn provider_id() -> Self {
+        Self {
+            provider_id: true,
+            ..Self::default()
+        }
+    }
+
+    /// Asks for a drain, too, that takes no longer than `within`.
+    #[must_use]
+    pub fn drain(mut self, within: Duration) -> Self {
+        self.drain_within = Some(within);
+        self
+    }
+
+    /// Gives the Node another name than the InfraMachine's.
+    #[must_use]
+    pub fn of(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+}
+
+/// How a drain ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Drained {
+    /// Nothing is left on the node that had to go, or the node does not exist.
+    Empty,
+    /// The time was over with pods left, or the workload cluster did not answer in that time.
+    TimedOut,
 }
 
 /// Whether a running machine may be called ready.

@@ -73,6 +73,11 @@ impl<K: Kind, C: Connect<Session = SessionOf<K>>> Pass<'_, K, C> {
         }
         let mut depth = self.first_depth();
         let mut course = Course::default();
+        if self.is_unheard_of()
+            && let Advance::Done(outcome) = self.begin_making(&session, scope, &mut course).await?
+        {
+            return Ok(outcome);
+        }
         loop {
             let lookup = self.look(&session, depth).await?;
             match self
@@ -83,6 +88,29 @@ impl<K: Kind, C: Connect<Session = SessionOf<K>>> Pass<'_, K, C> {
                 Advance::Again => depth = Depth::Thing,
             }
         }
+    }
+
+    /// Whether nobody but this process knows the claim, and the backend refuses what would be made
+    /// twice for it: then there is nothing to look at yet.
+    fn is_unheard_of(&self) -> bool {
+        let now = self.driver.options.clock.wall().as_second();
+        self.visit.is_new_claim
+            && !self.is_recorded
+            && !self.is_proven()
+            && self.visit.outstanding(now).is_none()
+            && self.driver.kind.external().creates_once()
+    }
+
+    /// Takes the first step for a claim that nobody else knows.
+    async fn begin_making(
+        &mut self,
+        session: &SessionOf<K>,
+        scope: &ScopeOf<K>,
+        course: &mut Course,
+    ) -> Result<Advance, Stop> {
+        let external = self.driver.kind.external();
+        let plan = external.plan(scope, &self.known()?.claim, None);
+        self.follow_plan(session, scope, plan, course).await
     }
 
     /// A listing, one call for all, suffices for a settled thing whose object has not changed. If
@@ -126,6 +154,7 @@ impl<K: Kind, C: Connect<Session = SessionOf<K>>> Pass<'_, K, C> {
         }
         if let Some(claim) = self.recover(session).await? {
             self.keep(claim);
+            self.visit.is_new_claim = false;
             return Ok(true);
         }
         // A provider id in spec is proof enough, whatever the ledger says (IM-16).
@@ -167,6 +196,7 @@ impl<K: Kind, C: Connect<Session = SessionOf<K>>> Pass<'_, K, C> {
         let identity = self.driver.kind.identity(&self.subject);
         let ledger = Ledger::new(claim, identity);
         self.visit.chosen = Some(ledger.clone());
+        self.visit.is_new_claim = true;
         self.ledger = Some(ledger);
         self.is_recorded = false;
     }
@@ -310,6 +340,7 @@ impl<K: Kind, C: Connect<Session = SessionOf<K>>> Pass<'_, K, C> {
         self.visit.give_up = false;
         self.visit.seen_ours = false;
         self.keep(claim);
+        self.visit.is_new_claim = false;
         Ok(Advance::Again)
     }
 }

@@ -42,6 +42,8 @@ pub(crate) struct Visit<C> {
     pub(crate) conflicts: u32,
     /// A claim that was chosen and not written yet.
     pub(crate) chosen: Option<Ledger<C>>,
+    /// Whether `chosen` is a claim that nobody can have acted on, and none that was recovered.
+    pub(crate) is_new_claim: bool,
     /// `recover` affirmed that there is nothing.
     pub(crate) nothing_to_recover: bool,
     pub(crate) operation: Option<Open>,
@@ -75,6 +77,7 @@ impl<C: Claim> Visit<C> {
             failing_since: None,
             conflicts: 0,
             chosen: None,
+            is_new_claim: false,
             nothing_to_recover: false,
             operation: None,
             intent: None,
@@ -104,6 +107,7 @@ impl<C: Claim> Visit<C> {
             return;
         };
         self.chosen = None;
+        self.is_new_claim = false;
         let found = ledger.intent.as_ref();
         let id = found.map(|intent| (intent.step.clone(), intent.since));
         if id == self.intent {
