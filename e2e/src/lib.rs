@@ -35,12 +35,24 @@
 //! | [`manifest`] | release manifests, rewritten for programs outside a cluster |
 //! | [`apply`] | objects of any kind, applied |
 //! | [`manager`] | the managers of Cluster API, each under its own account and rights |
+//! | [`world`] | all of that together, and a person's hands in it |
+//! | [`provider`] | a provider's program, with its manifests and their rights; killed on the way |
+//! | [`proxmox`] | Proxmox VE, played, and the program of its provider |
+//! | [`audit`] | what the API server noted down of a user's requests |
+//! | [`suite`] | stories that share a world |
+//! | [`failure`] | any error with its causes |
 
 pub mod apply;
+pub mod audit;
 pub mod certificate;
+pub mod failure;
 pub mod management;
 pub mod manager;
 pub mod manifest;
 pub mod process;
+pub mod provider;
+pub mod proxmox;
 pub mod site;
+pub mod suite;
 pub mod tool;
+pub mod world;

@@ -17,122 +17,109 @@
     reason = "helper functions of tests are tests too"
 )]
 
-mod provider;
-mod world;
-
 use std::process::ExitCode;
-use std::sync::{Arc, OnceLock};
 
+use capi_testkit::workload::Workloads;
+use e2e::audit;
+use e2e::failure::Failure;
+use e2e::management::Ports;
+use e2e::provider::Provider;
+use e2e::proxmox::Proxmox;
+use e2e::suite;
 use e2e::tool::KUBECTL;
-use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use e2e::world::{World, condition};
+use kube::api::PatchParams;
+use pve_sim::Guests;
 use serde_json::{Value, json};
-use tokio::runtime::Runtime;
 
-use crate::world::World;
+/// Ports of this suite, away from those of `up` and the others.
+const PORTS: Ports = Ports(26_740);
+/// How many times faster than life the simulated hypervisor is; the controllers are not.
+const SPEED: f64 = 10.0;
+/// The provider's place among the managers, after those of Cluster API.
+const PLACE: u16 = 3;
 
-/// Why the tests do not run unless they are asked for.
-const ON_REQUEST: &str = "builds and runs etcd, kube-apiserver and Cluster API, which takes minutes \
-                          the first time; run with --include-ignored";
+/// What all stories share.
+struct Stage {
+    world: World,
+    proxmox: Proxmox,
+    provider: Provider,
+}
 
 fn main() -> ExitCode {
-    let mut arguments = Arguments::from_args();
-    // One management cluster serves all, and one cluster at a time is busy enough.
-    arguments.test_threads = Some(1);
-    let asked_for = arguments.include_ignored || arguments.ignored;
-    let stage = Arc::new(Stage {
-        runtime: Runtime::new().expect("a runtime"),
-        world: OnceLock::new(),
-    });
-    let table: [(&str, Story); 6] = [
-        ("the_manifests_apply_with_kubectl", |stage| {
-            manifests_apply(stage.world()?)
-        }),
-        ("core_takes_our_kinds_as_infrastructure", |stage| {
-            stage.runtime.block_on(comes_up(stage.world()?))
-        }),
-        ("wh_02_and_wh_03_the_server_asks_our_webhooks", |stage| {
-            stage.runtime.block_on(webhooks(stage.world()?))
-        }),
-        ("an_older_manifest_is_converted", |stage| {
-            stage.runtime.block_on(older(stage.world()?))
-        }),
-        ("nothing_is_left_after_deletion", |stage| {
-            stage.runtime.block_on(goes_away(stage.world()?))
-        }),
-        ("rb_03_the_rights_of_the_manifests_suffice", |stage| {
-            rights_suffice(stage.world()?)
-        }),
-    ];
-    let trials = table.map(|(name, story)| {
-        let stage = Arc::clone(&stage);
-        let runner = move || {
-            if !asked_for {
-                return Ok(Completion::ignored_with(ON_REQUEST));
-            }
-            story(&stage).map(|()| Completion::Completed)
-        };
-        // Without the flag `--ignored` would filter them out.
-        Trial::ignorable_test(name, runner).with_ignored_flag(asked_for)
-    });
-    let conclusion = libtest_mimic::run(&arguments, trials.into());
-    if let Some(Ok(world)) = stage.world.get() {
-        world.stop();
-    }
-    conclusion.exit_code()
+    suite::play(
+        |runtime| runtime.block_on(start()),
+        &[
+            ("the_manifests_apply_with_kubectl", |_, stage| {
+                manifests_apply(stage)
+            }),
+            (
+                "core_takes_our_kinds_as_infrastructure",
+                |runtime, stage| runtime.block_on(comes_up(stage)),
+            ),
+            (
+                "wh_02_and_wh_03_the_server_asks_our_webhooks",
+                |runtime, stage| runtime.block_on(webhooks(&stage.world)),
+            ),
+            ("an_older_manifest_is_converted", |runtime, stage| {
+                runtime.block_on(older(&stage.world))
+            }),
+            ("nothing_is_left_after_deletion", |runtime, stage| {
+                runtime.block_on(goes_away(stage))
+            }),
+            ("rb_03_the_rights_of_the_manifests_suffice", |_, stage| {
+                rights_suffice(stage)
+            }),
+        ],
+    )
 }
 
-type Story = fn(&Stage) -> Result<(), Failed>;
-
-/// What all stories share; started by the first.
-struct Stage {
-    runtime: Runtime,
-    world: OnceLock<Result<World, String>>,
-}
-
-impl Stage {
-    fn world(&self) -> Result<&World, Failed> {
-        let started = self.world.get_or_init(|| {
-            self.runtime
-                .block_on(World::start())
-                .map_err(|error| explain(&*error))
-        });
-        started.as_ref().map_err(|error| error.as_str().into())
-    }
+async fn start() -> Result<Stage, Failure> {
+    let world = World::builder("life", PORTS).start().await?;
+    let proxmox = Proxmox::start(Guests::new(Workloads::new()), SPEED).await?;
+    let provider = proxmox.program()?.install(&world.management, PLACE).await?;
+    provider.start().await?;
+    Ok(Stage {
+        world,
+        proxmox,
+        provider,
+    })
 }
 
 /// The example of the quick start, applied as it is.
-async fn comes_up(world: &World) -> Result<(), Failed> {
+async fn comes_up(stage: &Stage) -> Result<(), Failure> {
+    let Stage {
+        world,
+        proxmox,
+        provider,
+    } = stage;
     let text = include_str!("../../../examples/quickstart/cluster.yaml");
-    let objects: Vec<Value> = serde_saphyr::from_multiple(text)?;
-    world.apply(objects).await?;
-    world.provider.kill_and_start().await?;
+    world.apply(serde_saphyr::from_multiple(text)?).await?;
+    provider.kill_and_start().await?;
     world
         .until("the cluster's infrastructure is provisioned", async || {
-            let cluster = world.get("Cluster", "demo").await?;
-            let path = "/status/initialization/infrastructureProvisioned";
-            Some(cluster.pointer(path) == Some(&Value::Bool(true)))
+            provisioned(world, "demo").await
         })
         .await?;
     let cluster = world.get("Cluster", "demo").await.unwrap_or_default();
     assert_eq!(cluster["spec"]["controlPlaneEndpoint"]["host"], "10.20.0.5");
     world
         .until("the first VM is being made", async || {
-            Some(!world.platform.vms_left().is_empty())
+            Some(!proxmox.platform.vms_left().is_empty())
         })
         .await?;
-    world.provider.kill_and_start().await?;
+    provider.kill_and_start().await?;
     world
         .until(
             "the first control-plane machine is provisioned",
             async || {
-                let machines = world.list("Machine").await;
-                let machine = machines.first()?;
+                let machine = world.list("Machine").await.ok()?.into_iter().next()?;
                 Some(machine["status"]["phase"] == "Provisioned")
             },
         )
         .await?;
-    let machine = world.list("Machine").await.remove(0);
-    let infra = world.list("ProxmoxMachine").await.remove(0);
+    let machine = world.list("Machine").await?.remove(0);
+    let infra = world.list("ProxmoxMachine").await?.remove(0);
     assert_eq!(machine["spec"]["providerID"], infra["spec"]["providerID"]);
     // The seed holds what the real kubeadm provider wrote; the guest reads it as cloud-init would, and
     // the provider asks its agent how that ended.
@@ -140,25 +127,28 @@ async fn comes_up(world: &World) -> Result<(), Failed> {
         .until(
             "the guest has booted from its seed, and core sees it",
             async || {
-                let machine = world.list("Machine").await.into_iter().next()?;
-                Some(world::condition(&machine, "InfrastructureReady")["status"] == "True")
+                let machine = world.list("Machine").await.ok()?.into_iter().next()?;
+                Some(condition(&machine, "InfrastructureReady") == "True")
             },
         )
         .await?;
     Ok(())
 }
 
+async fn provisioned(world: &World, cluster: &str) -> Option<bool> {
+    let cluster = world.get("Cluster", cluster).await?;
+    let path = "/status/initialization/infrastructureProvisioned";
+    Some(cluster.pointer(path) == Some(&Value::Bool(true)))
+}
+
 /// What `kubectl apply -f` makes of the manifests, as a person would use them.
-fn manifests_apply(world: &World) -> Result<(), Failed> {
-    let program = provider::build().map_err(|error| explain(&*error))?;
-    let text = provider::manifests(&program, &["--without-webhooks"]);
-    let path = world
-        .management
-        .site
-        .write("manifests.yaml", &text.map_err(|error| explain(&*error))?)?;
+fn manifests_apply(stage: &Stage) -> Result<(), Failure> {
+    let management = &stage.world.management;
+    let text = stage.proxmox.program()?.manifests(&["--without-webhooks"]);
+    let path = management.site.write("manifests.yaml", &text?)?;
     let output = std::process::Command::new(KUBECTL.build()?)
         .arg("--kubeconfig")
-        .arg(&world.management.kubeconfig)
+        .arg(&management.kubeconfig)
         .args(["apply", "--dry-run=server", "-f"])
         .arg(path)
         .output()?;
@@ -173,10 +163,14 @@ fn manifests_apply(world: &World) -> Result<(), Failed> {
 }
 
 /// The real server asks the provider's webhooks over TLS.
-async fn webhooks(world: &World) -> Result<(), Failed> {
+async fn webhooks(world: &World) -> Result<(), Failure> {
     let (kind, name) = ("ProxmoxMachineTemplate", "demo-workers");
-    let more_memory = |rehearsal: bool| {
-        let annotations = if rehearsal {
+    let rehearsal = PatchParams {
+        dry_run: true,
+        ..PatchParams::default()
+    };
+    let more_memory = |of_the_topology: bool| {
+        let annotations = if of_the_topology {
             json!({"topology.cluster.x-k8s.io/dry-run": ""})
         } else {
             json!({})
@@ -184,62 +178,53 @@ async fn webhooks(world: &World) -> Result<(), Failed> {
         json!({"metadata": {"annotations": annotations},
             "spec": {"template": {"spec": {"memoryMiB": 8192}}}})
     };
-    let refused = world.patch(kind, name, more_memory(false), false).await;
+    let refused = world.patch(kind, name, more_memory(false)).await;
     let said = refused.expect_err("a template is frozen").to_string();
     assert!(said.contains("spec.template.spec"), "{said}");
-    let refused = world.patch(kind, name, more_memory(false), true).await;
+    let refused = world.patch_with(kind, name, more_memory(false), &rehearsal);
+    let refused = refused.await;
     refused.expect_err("a rehearsal of somebody else is none of the topology");
-    world.patch(kind, name, more_memory(true), true).await?;
+    world
+        .patch_with(kind, name, more_memory(true), &rehearsal)
+        .await?;
     let labels = json!({"metadata": {"labels": {"team": "blue"}}});
-    world.patch(kind, name, labels, false).await?;
+    world.patch(kind, name, labels).await?;
     Ok(())
 }
 
 /// The server's own log says what the provider asked for.
-fn rights_suffice(world: &World) -> Result<(), Failed> {
-    let requests = world.requests();
+fn rights_suffice(stage: &Stage) -> Result<(), Failure> {
+    let requests = stage.provider.requests()?;
     assert!(requests.len() > 50, "only {} requests", requests.len());
-    let refused: Vec<_> = requests
-        .iter()
-        .filter(|(_, _, code)| *code == 403)
-        .collect();
-    assert!(refused.is_empty(), "{refused:?}");
-    let is_secret = |resource: &str| resource == "secrets";
-    let listed = requests.iter().filter(|(verb, resource, _)| {
-        is_secret(resource) && matches!(verb.as_str(), "list" | "watch")
-    });
-    assert_eq!(listed.count(), 0, "no Secret is listed or watched");
+    let wrong = audit::wrong(&requests);
+    assert!(wrong.is_empty(), "{wrong:?}");
     println!("{} requests of the provider, none refused", requests.len());
     Ok(())
 }
 
 /// A cluster written for Cluster API v1beta1; the real server converts it.
-async fn older(world: &World) -> Result<(), Failed> {
+async fn older(world: &World) -> Result<(), Failure> {
     let text = include_str!("older.yaml");
-    let objects: Vec<Value> = serde_saphyr::from_multiple(text)?;
-    world.apply(objects).await?;
+    world.apply(serde_saphyr::from_multiple(text)?).await?;
     world
         .until(
             "the older cluster's infrastructure is provisioned",
-            async || {
-                let cluster = world.get("Cluster", "older").await?;
-                let path = "/status/initialization/infrastructureProvisioned";
-                Some(cluster.pointer(path) == Some(&Value::Bool(true)))
-            },
+            async || provisioned(world, "older").await,
         )
         .await?;
     Ok(())
 }
 
-async fn goes_away(world: &World) -> Result<(), Failed> {
-    for cluster in world.list("Cluster").await {
+async fn goes_away(stage: &Stage) -> Result<(), Failure> {
+    let world = &stage.world;
+    for cluster in world.list("Cluster").await? {
         let name = cluster["metadata"]["name"].as_str().unwrap_or_default();
         world.delete("Cluster", name).await?;
     }
-    world.provider.kill_and_start().await?;
+    stage.provider.kill_and_start().await?;
     world
         .until("all clusters are gone", async || {
-            Some(world.list("Cluster").await.is_empty())
+            Some(world.list("Cluster").await.ok()?.is_empty())
         })
         .await?;
     for kind in [
@@ -248,24 +233,8 @@ async fn goes_away(world: &World) -> Result<(), Failed> {
         "ProxmoxCluster",
         "IPAddressClaim",
     ] {
-        let left = world.list(kind).await;
+        let left = world.list(kind).await?;
         assert!(left.is_empty(), "{kind}: {left:#?}");
     }
-    let platform = &world.platform;
-    assert_eq!(platform.vms_left().len(), 0, "VMs left");
-    assert_eq!(platform.isos_left().len(), 0, "seeds left");
-    assert_eq!(platform.disks_left().len(), 0, "disks left");
-    assert_eq!(platform.twins().len(), 0, "twins");
-    assert_eq!(platform.strangers_touched().len(), 0, "strangers touched");
-    Ok(())
-}
-
-fn explain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        text += &format!(": {inner}");
-        cause = inner.source();
-    }
-    text
+    stage.proxmox.check_clean()
 }
