@@ -22,6 +22,7 @@
 //! | `kubectl` | an unmodified `kubectl` against the API server of `capi-testkit` and against the quick start with `--serve`: each command's output and exit code, compared with stored ones |
 //! | `conformance` | the API server of `capi-testkit` against the real kube-apiserver: one table of requests goes to both, and their answers are equal or listed with a reason in `differences.txt` |
 //! | `life` | the Proxmox provider's program under the real Cluster API, with the webhooks and rights of its manifests, killed on the way: adoption, provisioning, conversion of older manifests, deletion |
+//! | `strict` | objects written for KubeVirt and its image importer decode by their published Go types, without an unknown field |
 //!
 //! # Map
 //!
@@ -41,6 +42,7 @@
 //! | [`audit`] | what the API server noted down of a user's requests |
 //! | [`suite`] | stories that share a world |
 //! | [`failure`] | any error with its causes |
+//! | [`strict`] | objects, decoded by the published types of those who will read them |
 
 pub mod apply;
 pub mod audit;
@@ -53,6 +55,7 @@ pub mod process;
 pub mod provider;
 pub mod proxmox;
 pub mod site;
+pub mod strict;
 pub mod suite;
 pub mod tool;
 pub mod world;

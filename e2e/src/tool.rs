@@ -76,6 +76,15 @@ pub const CONTROL_PLANE: Tool = cluster_api(
 /// The command line client of Cluster API.
 pub const CLUSTERCTL: Tool = cluster_api("clusterctl", "sigs.k8s.io/cluster-api/cmd/clusterctl");
 
+/// What checks objects against the published API types of KubeVirt: ours, on its modules.
+pub const STRICT: Tool = Tool {
+    name: "strict",
+    folder: "kubevirt",
+    package: ".",
+    module: "kubevirt.io/api",
+    stamp: None,
+};
+
 /// All programs of a management cluster with Cluster API, in the order in which they are built: the
 /// slowest first, so that a missing module shows early.
 pub const MANAGEMENT: [Tool; 7] = [
@@ -241,11 +250,22 @@ impl Tool {
         Ok(program)
     }
 
-    /// What else than the version the program depends on.
+    /// What else than the version the program depends on: the pins, and sources of our own.
     fn key(&self) -> Result<String, ToolError> {
+        let directory = self.directory();
+        let failed = |source| ToolError::File {
+            attempt: "list",
+            path: directory.clone(),
+            source,
+        };
+        let mut files = Vec::new();
+        for entry in fs::read_dir(&directory).map_err(failed)? {
+            files.push(entry.map_err(failed)?.path());
+        }
+        files.sort();
         let mut digest = Sha256::new();
-        for file in ["go.mod", "go.sum"] {
-            digest.update(read(&self.directory().join(file))?);
+        for file in files {
+            digest.update(read(&file)?);
         }
         let digest: [u8; 32] = digest.finalize().into();
         let bytes = digest.iter().take(KEY_BYTES);
@@ -338,6 +358,7 @@ mod tests {
 
     #[test]
     fn the_module_says_which_version_is_built() {
+        assert_eq!(STRICT.version().expect("the module is there"), "v1.9.0");
         for tool in [KUBECTL, KUBE_APISERVER, KUBE_CONTROLLER_MANAGER] {
             assert_eq!(tool.version().expect("the module is there"), "v1.36.3");
         }

@@ -1,0 +1,96 @@
+//! Objects for KubeVirt and its image importer, decoded by the Go types that they publish.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "helper functions of tests are tests too"
+)]
+
+use std::process::ExitCode;
+
+use e2e::strict::{StrictError, check};
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use serde_json::{Value, json};
+
+/// Why the tests do not run unless they are asked for.
+const ON_REQUEST: &str =
+    "builds a small program from KubeVirt's Go modules; run with --include-ignored";
+
+fn main() -> ExitCode {
+    let arguments = Arguments::from_args();
+    let asked_for = arguments.include_ignored || arguments.ignored;
+    let table: [(&str, fn() -> Result<(), Failed>); 2] = [
+        ("what_the_types_know_passes", what_is_known_passes),
+        (
+            "what_the_types_do_not_know_is_named",
+            what_is_unknown_is_named,
+        ),
+    ];
+    let trials = table.map(|(name, test)| {
+        let runner = move || {
+            if !asked_for {
+                return Ok(Completion::ignored_with(ON_REQUEST));
+            }
+            test().map(|()| Completion::Completed)
+        };
+        // Without the flag `--ignored` would filter them out.
+        Trial::ignorable_test(name, runner).with_ignored_flag(asked_for)
+    });
+    libtest_mimic::run(&arguments, trials.into()).exit_code()
+}
+
+fn machine(interface: &Value) -> Value {
+    json!({
+        "apiVersion": "kubevirt.io/v1", "kind": "VirtualMachine",
+        "metadata": {"name": "a"},
+        "spec": {"runStrategy": "Always", "template": {"spec": {
+            "domain": {
+                "cpu": {"cores": 2},
+                "devices": {"interfaces": [interface]},
+                "memory": {"guest": "4Gi"},
+            },
+            "networks": [{"name": "default", "pod": {}}],
+        }}},
+    })
+}
+
+fn what_is_known_passes() -> Result<(), Failed> {
+    let secret = json!({"apiVersion": "v1", "kind": "Secret",
+        "metadata": {"name": "a-userdata"}, "data": {"userdata": "YQ=="}});
+    let volume = json!({"apiVersion": "cdi.kubevirt.io/v1beta1", "kind": "DataVolume",
+        "metadata": {"name": "a-root"},
+        "spec": {"source": {"blank": {}}, "storage": {"resources": {"requests": {"storage": "1Gi"}}}}});
+    let machine = machine(&json!({"name": "default", "masquerade": {}}));
+    check(&[machine, secret, volume])?;
+    Ok(())
+}
+
+/// One fault where the types decode strictly, one below a type that decodes itself, one kind that
+/// nobody publishes.
+fn what_is_unknown_is_named() -> Result<(), Failed> {
+    let mut outer = machine(&json!({"name": "default", "masquerade": {}}));
+    outer["spec"]["runStrategi"] = json!("Always");
+    let inner = machine(&json!({"name": "default", "masquerad": {}}));
+    let stranger =
+        json!({"apiVersion": "example.com/v1", "kind": "Thing", "metadata": {"name": "t"}});
+    let table = [
+        (
+            outer,
+            "1: kubevirt.io/v1/VirtualMachine a: unknown field \"spec.runStrategi\"",
+        ),
+        (
+            inner,
+            "in spec.template.spec: unknown field \"domain.devices.interfaces[0].masquerad\"",
+        ),
+        (stranger, "example.com/v1/Thing t: no type for this kind"),
+    ];
+    for (object, expected) in table {
+        match check(&[object]) {
+            Err(StrictError::Faults { faults, .. }) => {
+                assert!(faults.contains(expected), "{faults}");
+            }
+            other => return Err(format!("not refused: {expected}: {other:?}").into()),
+        }
+    }
+    Ok(())
+}
