@@ -38,6 +38,7 @@
 //! | [`manager`] | the managers of Cluster API, each under its own account and rights |
 //! | [`world`] | all of that together, and a person's hands in it |
 //! | [`provider`] | a provider's program, with its manifests and their rights; killed on the way |
+//! | [`ipam`] | the in-cluster IPAM provider, played by a program with rights of its own |
 //! | [`proxmox`] | Proxmox VE, played, and the program of its provider |
 //! | [`audit`] | what the API server noted down of a user's requests |
 //! | [`suite`] | stories that share a world |
@@ -48,6 +49,7 @@ pub mod apply;
 pub mod audit;
 pub mod certificate;
 pub mod failure;
+pub mod ipam;
 pub mod management;
 pub mod manager;
 pub mod manifest;

@@ -245,6 +245,11 @@ fn build() -> Result<PathBuf, ProviderError> {
     // Of the whole workspace, whose dependencies are there already: of one package they would be
     // built again with fewer features.
     run(Command::new(env!("CARGO")).args(["build", "--workspace", "--bins"]))?;
+    folder()
+}
+
+/// The directory where cargo puts the programs that it builds with this one.
+pub(crate) fn folder() -> Result<PathBuf, ProviderError> {
     let own = std::env::current_exe().map_err(|source| ProviderError::Run {
         program: "this program".to_owned(),
         source,

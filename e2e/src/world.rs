@@ -3,17 +3,15 @@
 
 use std::time::Duration;
 
-use capi_testkit::crds;
-use capi_testkit::ipam::Ipam;
 use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams};
 use kube::core::GroupVersionKind;
 use serde_json::Value;
-use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use crate::apply::{Applier, ApplyError};
 use crate::failure::Failure;
-use crate::management::{Management, Ports, client};
+use crate::ipam::Ipam;
+use crate::management::{Management, Ports};
 use crate::manager;
 use crate::site::Site;
 
@@ -91,14 +89,13 @@ impl Builder {
         let mut world = World {
             management,
             limit: self.limit,
-            actors: JoinSet::new(),
+            ipam: None,
         };
         manager::start_all(&world.management).await?;
         if self.ipam {
-            let definitions = crds::ipam_in_cluster().iter().cloned();
-            world.apply(definitions.collect()).await?;
-            let ipam = Ipam::builder(client(&world.management.kubeconfig).await?);
-            world.actors.spawn(async move { match ipam.run().await {} });
+            let ipam = Ipam::install(&world.management).await?;
+            ipam.start()?;
+            world.ipam = Some(ipam);
         }
         Ok(world)
     }
@@ -110,13 +107,12 @@ pub struct World {
     /// The programs of Kubernetes.
     pub management: Management,
     limit: Duration,
-    /// What is played in this process.
-    actors: JoinSet<()>,
+    /// What answers address claims, a process of its own.
+    pub ipam: Option<Ipam>,
 }
 
 impl Drop for World {
     fn drop(&mut self) {
-        self.actors.abort_all();
         if let Err(error) = self.management.stop() {
             eprintln!("error: {error}");
         }

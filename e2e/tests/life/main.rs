@@ -4,7 +4,7 @@
 //! control plane providers with their webhooks and conversion, and the provider: its program in a
 //! process of its own, which is killed on the way, with the webhooks and the rights of its manifests.
 //! Played: Proxmox VE (over HTTPS) with guests that boot from the seed they are given, and the IPAM
-//! provider.
+//! provider, a process with rights of its own.
 //!
 //! There is no workload API, so the control plane is never initialised and workers are not made: what
 //! this suite shows is how far the real controllers come with our kinds, and that all of it goes
