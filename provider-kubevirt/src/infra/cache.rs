@@ -1,0 +1,287 @@
+//! What is known of one kind in the infra cluster without asking: what a watch brought, and for a
+//! moment what our own requests answered.
+//!
+//! It proves presence, never absence (R5); and every change that is decided on it names the version
+//! it is meant for, so that the server refuses one that was decided on an old view.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kube::{Resource, ResourceExt};
+use parking_lot::RwLock;
+use tokio::time::Instant;
+
+/// How long the answer to a request of our own stands for the object, until the watch brings it. A
+/// watch is behind by milliseconds; after this time the object is asked for.
+const ANSWER_FOR: Duration = Duration::from_secs(2);
+
+/// How many answers are kept: more than machines that one infra cluster can have in flight.
+const ANSWERS_MAX: usize = 10_000;
+
+/// Namespace and name.
+type Key = (String, String);
+
+/// Objects of one kind.
+#[derive(Debug)]
+pub struct Cache<K> {
+    inner: RwLock<Inner<K>>,
+}
+
+#[derive(Debug)]
+struct Inner<K> {
+    spaces: HashMap<String, Space<K>>,
+    answers: HashMap<Key, (Instant, Arc<K>)>,
+}
+
+/// Objects of one namespace.
+#[derive(Debug)]
+struct Space<K> {
+    objects: HashMap<String, Arc<K>>,
+    /// What a list that is under way has brought.
+    listing: Option<HashMap<String, Arc<K>>>,
+    watched: Watched,
+    /// The newest version that the watch has brought: of what is older, it knows more than an answer.
+    newest: u64,
+}
+
+/// How a namespace is watched.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Watched {
+    /// Not at all, or no list has come to its end yet.
+    #[default]
+    No,
+    /// What is known is current, but for the watch's delay.
+    Live,
+    /// The watch broke off and has not come back.
+    Broken,
+}
+
+impl<K> Default for Space<K> {
+    fn default() -> Self {
+        Self {
+            objects: HashMap::new(),
+            listing: None,
+            watched: Watched::No,
+            newest: 0,
+        }
+    }
+}
+
+impl<K> Default for Cache<K> {
+    fn default() -> Self {
+        let inner = Inner {
+            spaces: HashMap::new(),
+            answers: HashMap::new(),
+        };
+        Self {
+            inner: RwLock::new(inner),
+        }
+    }
+}
+
+/// Versions are numbers in every Kubernetes API server, and comparable by its API conventions since
+/// 1.35; one that is none is older than all.
+fn version<K: Resource>(object: &K) -> u64 {
+    let version = object.meta().resource_version.as_deref();
+    version.and_then(|text| text.parse().ok()).unwrap_or(0)
+}
+
+impl<K: Resource> Cache<K> {
+    /// The newest state that is known without asking; `None` says nothing about absence.
+    pub fn get(&self, namespace: &str, name: &str) -> Option<Arc<K>> {
+        let inner = self.inner.read();
+        let space = inner.spaces.get(namespace);
+        let live = space.filter(|space| space.watched == Watched::Live);
+        let known = live.and_then(|space| space.objects.get(name)).cloned();
+        let answered = inner
+            .answers
+            .get(&(namespace.to_owned(), name.to_owned()))
+            .filter(|(at, _)| at.elapsed() < ANSWER_FOR)
+            .map(|(_, object)| Arc::clone(object))
+            // Of what the watch has gone past, it knows more: it may be gone.
+            .filter(|object| live.is_none_or(|space| version(object.as_ref()) > space.newest));
+        match (known, answered) {
+            (Some(known), Some(answered)) => {
+                let newer = version(answered.as_ref()) > version(known.as_ref());
+                Some(if newer { answered } else { known })
+            }
+            (known, answered) => known.or(answered),
+        }
+    }
+
+    /// How a namespace is watched.
+    pub fn watched(&self, namespace: &str) -> Watched {
+        let inner = self.inner.read();
+        let space = inner.spaces.get(namespace);
+        space.map_or(Watched::No, |space| space.watched)
+    }
+
+    /// Notes what a request of our own was answered with.
+    pub fn answered(&self, object: K) -> Arc<K> {
+        let object = Arc::new(object);
+        let mut inner = self.inner.write();
+        if inner.answers.len() >= ANSWERS_MAX {
+            inner.answers.retain(|_, (at, _)| at.elapsed() < ANSWER_FOR);
+        }
+        if inner.answers.len() < ANSWERS_MAX {
+            let key = (object.namespace().unwrap_or_default(), object.name_any());
+            let entry = (Instant::now(), Arc::clone(&object));
+            inner.answers.insert(key, entry);
+        }
+        object
+    }
+
+    /// Forgets what a request was answered with: the object was found gone.
+    pub fn forget(&self, namespace: &str, name: &str) {
+        let key = (namespace.to_owned(), name.to_owned());
+        self.inner.write().answers.remove(&key);
+    }
+
+    /// A list begins.
+    pub(crate) fn begin(&self, namespace: &str) {
+        let mut inner = self.inner.write();
+        let space = inner.spaces.entry(namespace.to_owned()).or_default();
+        space.listing = Some(HashMap::new());
+    }
+
+    /// A list has brought an object.
+    pub(crate) fn listed(&self, namespace: &str, object: K) {
+        let mut inner = self.inner.write();
+        let space = inner.spaces.entry(namespace.to_owned()).or_default();
+        space.newest = space.newest.max(version(&object));
+        let listing = space.listing.get_or_insert_default();
+        listing.insert(object.name_any(), Arc::new(object));
+    }
+
+    /// A list has come to its end. What has changed by it, in the form before for what is gone.
+    pub(crate) fn done(&self, namespace: &str) -> Vec<Arc<K>> {
+        let mut inner = self.inner.write();
+        let space = inner.spaces.entry(namespace.to_owned()).or_default();
+        space.watched = Watched::Live;
+        let Some(listing) = space.listing.take() else {
+            return Vec::new();
+        };
+        let before = std::mem::replace(&mut space.objects, listing);
+        let after = &space.objects;
+        let gone = before.iter().filter(|(name, _)| !after.contains_key(*name));
+        let changed = after.iter().filter(|(name, object)| {
+            let old = before.get(*name);
+            old.is_none_or(|old| version(old.as_ref()) != version(object.as_ref()))
+        });
+        let all = gone.chain(changed);
+        all.map(|(_, object)| Arc::clone(object)).collect()
+    }
+
+    /// The watch has brought an object.
+    pub(crate) fn applied(&self, namespace: &str, object: K) -> Arc<K> {
+        let object = Arc::new(object);
+        let mut inner = self.inner.write();
+        let space = inner.spaces.entry(namespace.to_owned()).or_default();
+        space.watched = Watched::Live;
+        space.newest = space.newest.max(version(object.as_ref()));
+        space.objects.insert(object.name_any(), Arc::clone(&object));
+        object
+    }
+
+    /// The watch has told of the end of an object.
+    pub(crate) fn deleted(&self, namespace: &str, object: &K) {
+        let mut inner = self.inner.write();
+        let space = inner.spaces.entry(namespace.to_owned()).or_default();
+        space.watched = Watched::Live;
+        space.newest = space.newest.max(version(object));
+        space.objects.remove(&object.name_any());
+    }
+
+    /// The watch has broken off.
+    pub(crate) fn broke(&self, namespace: &str) {
+        let mut inner = self.inner.write();
+        let space = inner.spaces.entry(namespace.to_owned()).or_default();
+        space.watched = Watched::Broken;
+    }
+
+    /// How many objects are kept.
+    pub fn len(&self) -> usize {
+        let inner = self.inner.read();
+        inner.spaces.values().map(|space| space.objects.len()).sum()
+    }
+
+    /// Whether none is kept.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::infra::VmView;
+
+    fn vm(name: &str, version: u64) -> VmView {
+        let meta = json!({
+            "name": name, "namespace": "ns", "uid": name, "resourceVersion": version.to_string(),
+        });
+        serde_json::from_value(json!({"metadata": meta})).unwrap()
+    }
+
+    fn live(objects: &[VmView]) -> Cache<VmView> {
+        let cache = Cache::default();
+        cache.begin("ns");
+        objects
+            .iter()
+            .for_each(|object| cache.listed("ns", object.clone()));
+        cache.done("ns");
+        cache
+    }
+
+    fn seen(cache: &Cache<VmView>, name: &str) -> Option<u64> {
+        cache.get("ns", name).map(|vm| version(vm.as_ref()))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_stands_for_the_object_until_the_watch_has_gone_past_it() {
+        let cache = live(&[vm("a", 5)]);
+        cache.answered(vm("a", 7));
+        assert_eq!(seen(&cache, "a"), Some(7));
+        tokio::time::advance(ANSWER_FOR).await;
+        assert_eq!(seen(&cache, "a"), Some(5), "an answer ages");
+        cache.answered(vm("a", 7));
+        cache.deleted("ns", &vm("a", 8));
+        assert_eq!(seen(&cache, "a"), None, "the watch knows of its end");
+        cache.answered(vm("b", 9));
+        cache.applied("ns", vm("c", 10));
+        assert_eq!(seen(&cache, "b"), None, "the watch is past it, without b");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_broken_watch_proves_nothing() {
+        let cache = live(&[vm("a", 5)]);
+        assert_eq!(cache.watched("ns"), Watched::Live);
+        cache.broke("ns");
+        assert_eq!(
+            (seen(&cache, "a"), cache.watched("ns")),
+            (None, Watched::Broken)
+        );
+        assert_eq!(cache.watched("other"), Watched::No);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_new_list_tells_what_changed_and_what_is_gone() {
+        let cache = live(&[vm("a", 1), vm("b", 2), vm("c", 3)]);
+        cache.begin("ns");
+        assert_eq!(
+            seen(&cache, "c"),
+            Some(3),
+            "the old list counts until the new one is whole"
+        );
+        for object in [vm("a", 1), vm("b", 5), vm("d", 6)] {
+            cache.listed("ns", object);
+        }
+        let mut changed: Vec<_> = cache.done("ns").iter().map(|vm| vm.name_any()).collect();
+        changed.sort();
+        assert_eq!(changed, ["b", "c", "d"]);
+        assert_eq!(cache.len(), 3);
+    }
+}

@@ -1,0 +1,22 @@
+//! The infra cluster: the Kubernetes cluster where KubeVirt runs the VMs.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `client` | single requests: get, create, change, delete |
+//! | `view` | KubeVirt's and CDI's kinds, as far as we read them |
+//! | `cache` | what the watches brought, and what our own requests answered |
+//! | `error` | what can go wrong, with its class |
+
+mod cache;
+mod client;
+mod error;
+mod view;
+
+pub use cache::{Cache, Watched};
+pub use client::{Deletion, Infra, Version};
+pub use error::InfraError;
+pub use view::{
+    ConditionView, DataVolumeStatus, DataVolumeView, InstanceSpec, InstanceStatus, InstanceView,
+    InterfaceView, MigrationSpec, MigrationStatus, MigrationView, NetworkView, SecretRefView,
+    VmSpec, VmStatus, VmView, VolumeView,
+};

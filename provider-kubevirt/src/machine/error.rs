@@ -1,0 +1,47 @@
+//! What can go wrong with a machine, and what the engine should do about it.
+
+use std::time::Duration;
+
+use capi_contract::{Class, Classify};
+
+use crate::infra::InfraError;
+
+/// When to look again for what cannot be told apart yet.
+const UNCLEAR_RECHECK: Duration = Duration::from_secs(5);
+
+/// Why a machine cannot be made, changed or seen.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum MachineError {
+    /// The infra cluster said no, or nothing.
+    #[error(transparent)]
+    Infra(#[from] InfraError),
+    /// Ignition is not read from a NoCloud disk.
+    #[error(
+        "the bootstrap data is Ignition, which is not read from a NoCloud disk: remove \
+         spec.bootstrapDataSource or set it to ConfigDrive"
+    )]
+    IgnitionOnNoCloud,
+    /// Something was changed since it was looked at.
+    #[error("cannot act on an old observation")]
+    Stale,
+    /// What is there cannot be told to be this machine, or not to be.
+    #[error("cannot tell whether {name} exists: {why}")]
+    Unclear {
+        /// Name of the machine.
+        name: String,
+        /// What is in the way and what to do.
+        why: String,
+    },
+}
+
+impl Classify for MachineError {
+    fn class(&self) -> Class {
+        match self {
+            Self::Infra(error) => error.class(),
+            Self::IgnitionOnNoCloud => Class::Misconfigured,
+            Self::Stale => Class::Conflict,
+            Self::Unclear { .. } => Class::RetryAfter(UNCLEAR_RECHECK),
+        }
+    }
+}

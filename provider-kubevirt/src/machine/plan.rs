@@ -1,0 +1,272 @@
+//! The next step of a machine. Pure.
+
+use std::time::Duration;
+
+use capi_contract::{Plan, Teardown, Waiting};
+
+use super::Scope;
+use super::claim::MachineClaim;
+use super::observe::{Remain, SecretState, Seen};
+use super::steps::MachineStep;
+use crate::api::TERMINAL_LABEL;
+use crate::infra::{ConditionView, DataVolumeView, InstanceView, Version, VmView};
+use crate::vm::{self, Wanted};
+
+/// When to look again at what settles by itself within seconds and is not watched.
+pub(super) const SOON: Duration = Duration::from_secs(2);
+
+/// When to look again at what a watch tells of. The look costs nothing while the watch is up; where it
+/// is not, this is how often the infra cluster is asked.
+const WATCHED: Duration = Duration::from_secs(15);
+
+fn waiting<T>(reason: &'static str, message: impl Into<String>) -> Plan<T> {
+    Plan::Wait(Waiting::new(reason, message.into(), WATCHED))
+}
+
+fn lost<T>(reason: &'static str, message: impl Into<String>) -> Plan<T> {
+    Plan::Lost(Waiting::new(reason, message.into(), WATCHED))
+}
+
+/// What makes the VM this machine's; says what is wrong where it has no place.
+fn wanted<'a>(
+    scope: &'a Scope,
+    claim: &'a MachineClaim,
+    mark: &'a str,
+) -> Result<Wanted<'a>, String> {
+    let node_labels = match scope.failure_domain.as_deref() {
+        None => Default::default(),
+        Some(domain) => match scope.cluster.spec.zone(domain) {
+            Some(zone) => zone.node_labels(),
+            None => {
+                return Err(format!(
+                    "the Machine wants failure domain {domain}, which spec.failureDomains of the \
+                     KubevirtCluster does not list: add it there, or remove the Machine"
+                ));
+            }
+        },
+    };
+    Ok(Wanted {
+        name: &claim.name,
+        namespace: &claim.namespace,
+        cluster: &scope.machine.spec.cluster_name,
+        control_plane: scope.is_control_plane(),
+        mark,
+        secret: claim.secret.as_deref(),
+        node_labels,
+    })
+}
+
+/// The next step.
+pub(super) fn plan(scope: &Scope, claim: &MachineClaim, seen: Option<&Seen>) -> Plan<MachineStep> {
+    let Some(seen) = seen else {
+        return create(scope, claim);
+    };
+    let Some(vm) = &seen.vm else {
+        return lost("VMDeleted", "the VirtualMachine was deleted");
+    };
+    if vm.metadata.deletion_timestamp.is_some() {
+        return lost(
+            "VMDeleted",
+            "the VirtualMachine is being deleted, by somebody else than this provider",
+        );
+    }
+    let instance = seen.instance.as_deref();
+    if let Some(why) = terminal(vm, instance) {
+        return lost("VMTerminal", why);
+    }
+    if let Some(step) = supply(scope, claim, seen, vm) {
+        return Plan::Apply(step);
+    }
+    if let Some(next) = evacuate(scope, claim, seen) {
+        return next;
+    }
+    let Some(instance) = instance.filter(|one| one.status.phase == "Running") else {
+        return not_running(seen, vm);
+    };
+    if super::facts::addresses(scope, instance).is_empty() {
+        return waiting(
+            "VMNotReady",
+            "the VM runs, and no address of it is known yet",
+        );
+    }
+    match &seen.secret {
+        SecretState::Full(version) if scope.has_node() => {
+            Plan::Apply(MachineStep::EmptySecret(version.clone()))
+        }
+        _ => Plan::Settled,
+    }
+}
+
+fn create(scope: &Scope, claim: &MachineClaim) -> Plan<MachineStep> {
+    let mark = claim.mark.to_string();
+    match wanted(scope, claim, &mark) {
+        Err(why) => waiting("FailureDomainUnknown", why),
+        Ok(wanted) => Plan::Apply(MachineStep::CreateVm {
+            manifest: vm::manifest(&scope.object, &wanted),
+            source: scope.object.spec.bootstrap_data_source.unwrap_or_default(),
+        }),
+    }
+}
+
+/// The Secret with the bootstrap data, as long as the guest has not read it: the VM's pod waits for
+/// it.
+fn supply(scope: &Scope, claim: &MachineClaim, seen: &Seen, vm: &VmView) -> Option<MachineStep> {
+    let name = claim.secret.as_ref()?;
+    if seen.secret != SecretState::Missing || scope.has_node() {
+        return None;
+    }
+    let mark = claim.mark.to_string();
+    // The place of the VM does not matter for the Secret.
+    let wanted = Wanted {
+        name: &claim.name,
+        namespace: &claim.namespace,
+        cluster: &scope.machine.spec.cluster_name,
+        control_plane: scope.is_control_plane(),
+        mark: &mark,
+        secret: Some(name),
+        node_labels: Default::default(),
+    };
+    let uid = vm.metadata.uid.clone().unwrap_or_default();
+    let manifest = vm::secret(&scope.object, &wanted, &uid);
+    Some(MachineStep::CreateSecret { manifest })
+}
+
+/// Why a machine is failed for good, if it is.
+fn terminal(vm: &VmView, instance: Option<&InstanceView>) -> Option<String> {
+    let declared = |meta: &kube::core::ObjectMeta| {
+        let labels = meta.labels.as_ref()?;
+        labels.get(TERMINAL_LABEL).cloned()
+    };
+    let by_instance = instance.and_then(|one| declared(&one.metadata));
+    if let Some(why) = declared(&vm.metadata).or(by_instance) {
+        return Some(format!(
+            "the label {TERMINAL_LABEL} declares the VM failed for good: {why}"
+        ));
+    }
+    let instance = instance?;
+    let strategy = run_strategy(vm);
+    let phase = instance.status.phase.as_str();
+    let stays = match strategy {
+        "Once" | "Halted" => instance.is_final(),
+        "RerunOnFailure" => phase == "Succeeded",
+        _ => false,
+    };
+    if stays {
+        return Some(format!(
+            "the VM has stopped ({phase}), and its runStrategy {strategy} does not start it again"
+        ));
+    }
+    None
+}
+
+/// When the VM runs; neither field set means never.
+fn run_strategy(vm: &VmView) -> &str {
+    match (&vm.spec.run_strategy, vm.spec.running) {
+        (Some(strategy), _) => strategy,
+        (None, Some(true)) => "Always",
+        (None, _) => "Halted",
+    }
+}
+
+/// The infra node of the VM is being drained, and somebody outside KubeVirt has to act.
+fn evacuate(_scope: &Scope, _claim: &MachineClaim, seen: &Seen) -> Option<Plan<MachineStep>> {
+    let instance = seen.instance.as_deref()?;
+    let node = instance.status.evacuation_node_name.as_deref()?;
+    if instance.is_final() || instance.metadata.deletion_timestamp.is_some() {
+        return None;
+    }
+    let migratable = ConditionView::find(&instance.status.conditions, "LiveMigratable");
+    let stuck = migratable.is_some_and(|one| !one.is_true());
+    stuck.then(|| {
+        lost(
+            "VMEvicted",
+            format!("infra node {node} is being drained, and the VM cannot be moved off it"),
+        )
+    })
+}
+
+/// Why a VM does not run yet, in the words of the Go provider.
+fn not_running(seen: &Seen, vm: &VmView) -> Plan<MachineStep> {
+    let scheduled = ConditionView::find(&vm.status.conditions, "PodScheduled");
+    if let Some(one) =
+        scheduled.filter(|one| one.status == "False" && one.reason == "Unschedulable")
+    {
+        return waiting(
+            "Unschedulable",
+            format!("no infra node takes the VM: {}", one.message),
+        );
+    }
+    for (name, volume) in &seen.volumes {
+        if let Some((reason, message)) = volume.as_deref().and_then(|one| volume_wait(name, one)) {
+            return waiting(reason, message);
+        }
+    }
+    let status = vm.status.printable_status.as_str();
+    let message = match (run_strategy(vm), status) {
+        (strategy @ ("Halted" | "Manual"), "" | "Stopped") => format!(
+            "the VM does not start by itself with runStrategy {strategy}: start it, or set \
+             runStrategy to Always in the template"
+        ),
+        (_, "") => "the VM was created; KubeVirt has not reported on it yet".to_owned(),
+        (_, status) => format!("KubeVirt reports the VM as {status}"),
+    };
+    waiting("VMNotReady", message)
+}
+
+/// What a volume waits for, if the VM waits for the volume.
+fn volume_wait(name: &str, volume: &DataVolumeView) -> Option<(&'static str, String)> {
+    let status = &volume.status;
+    let running = ConditionView::find(&status.conditions, "Running");
+    if let Some(one) = running.filter(|one| one.reason == "ImagePullFailed") {
+        let message = format!(
+            "the image for DataVolume {name} cannot be pulled: {}",
+            one.message
+        );
+        return Some(("DVImagePullFailed", message));
+    }
+    match status.phase.as_str() {
+        // These two wait for the VM.
+        "Succeeded" | "WaitForFirstConsumer" | "PendingPopulation" => None,
+        "Failed" => Some((
+            "DVFailed",
+            format!("DataVolume {name} has failed; its events say why"),
+        )),
+        "" | "Pending" => Some(("DVPending", format!("DataVolume {name} is pending"))),
+        phase => Some((
+            "DVNotReady",
+            format!("DataVolume {name} is in phase {phase}"),
+        )),
+    }
+}
+
+/// The next step of the teardown.
+pub(super) fn plan_teardown(claim: &MachineClaim, seen: &Seen) -> Teardown<MachineStep> {
+    let Some(vm) = &seen.vm else {
+        return clear(&seen.remains);
+    };
+    if vm.metadata.deletion_timestamp.is_none() {
+        return Teardown::Apply(MachineStep::DeleteVm(Version::identity(&vm.metadata)));
+    }
+    let at = format!("VirtualMachine {}/{}", claim.namespace, claim.name);
+    let message = match &seen.instance {
+        Some(instance) => format!(
+            "{at} is being deleted; its instance is {}",
+            instance.status.phase
+        ),
+        None => format!("{at} is being deleted; its volumes go with it"),
+    };
+    Teardown::Wait(Waiting::new("DeletingVM", message, WATCHED))
+}
+
+/// Removes what outlived the VM. What has an owner goes by itself.
+fn clear(remains: &[Remain]) -> Teardown<MachineStep> {
+    if let Some(left) = remains.iter().find(|one| !one.is_going) {
+        return Teardown::Apply(MachineStep::Remove(left.clone()));
+    }
+    let left = remains.iter();
+    let left: Vec<_> = left
+        .map(|one| format!("{} {}", one.kind.kind(), one.name))
+        .collect();
+    let message = format!("the VM is gone; waiting for {}", left.join(", "));
+    Teardown::Wait(Waiting::new("DeletingVM", message, SOON))
+}

@@ -1,0 +1,248 @@
+//! Carrying out one step.
+
+use std::time::Duration;
+
+use capi_contract::{Bootstrap, Effect, Format, Receipt, Step, Supply};
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Secret};
+use serde_json::{Value, json};
+
+use super::claim::MachineClaim;
+use super::error::MachineError;
+use super::observe::{BOOTSTRAP_ANNOTATION, ONCE, Remain, RemainKind, USED};
+use crate::api::BootstrapDataSource;
+use crate::infra::{DataVolumeView, Deletion, InfraError, InstanceView, Version, VmView};
+use crate::session::{SecretNote, Session};
+
+/// How long a create may still take effect after its caller is gone. A Kubernetes API server gives up
+/// on a request after 60 s (`--request-timeout`); the rest is for clocks.
+const LIFETIME_OF_A_REQUEST: Duration = Duration::from_secs(70);
+
+/// What a bootstrap Secret holds once its data was used. It stays, and stays valid user data: the pod
+/// of a restarted or migrated VM does not start without the Secret.
+const NOTHING: &str = "#cloud-config\n{}\n";
+
+/// One change of the infra cluster.
+#[derive(Clone, Debug, PartialEq)]
+pub enum MachineStep {
+    /// Creates the VM, which waits for its Secret.
+    CreateVm {
+        /// The VM.
+        manifest: Value,
+        /// How the guest finds its bootstrap data.
+        source: BootstrapDataSource,
+    },
+    /// Creates the Secret with the bootstrap data.
+    CreateSecret {
+        /// The Secret, without data.
+        manifest: Value,
+    },
+    /// Takes the bootstrap data out of the Secret.
+    EmptySecret(Version),
+    /// Deletes the VM, for teardown.
+    DeleteVm(Version),
+    /// Deletes what outlived the VM, for teardown.
+    Remove(Remain),
+}
+
+impl Step for MachineStep {
+    /// Names as in the conditions of the Go provider, where it has one: with `Failed` behind it,
+    /// `VMCreate` is its `VMCreateFailed`.
+    fn name(&self) -> &'static str {
+        match self {
+            Self::CreateVm { .. } => "VMCreate",
+            Self::CreateSecret { .. } => "BootstrapSecretCreate",
+            Self::EmptySecret(_) => "BootstrapSecretEmpty",
+            Self::DeleteVm(_) => "VMDelete",
+            Self::Remove(_) => "RemainsDelete",
+        }
+    }
+
+    fn effect(&self) -> Effect {
+        match self {
+            Self::CreateVm { .. } | Self::CreateSecret { .. } => Effect::Creates {
+                settle: LIFETIME_OF_A_REQUEST,
+            },
+            // The uid keeps it off another's Secret; a second one finds nothing to change.
+            Self::EmptySecret(_) => Effect::Repeats,
+            Self::DeleteVm(_) | Self::Remove(_) => Effect::Destroys,
+        }
+    }
+
+    fn wants_bootstrap(&self) -> bool {
+        match self {
+            // Looked at before anything is made of it.
+            Self::CreateVm { .. } | Self::CreateSecret { .. } => true,
+            Self::EmptySecret(_) | Self::DeleteVm(_) | Self::Remove(_) => false,
+        }
+    }
+}
+
+/// Carries out one step.
+pub(super) async fn apply(
+    on: &Session,
+    claim: &MachineClaim,
+    step: &MachineStep,
+    supply: Supply<'_>,
+) -> Result<Receipt, MachineError> {
+    match step {
+        MachineStep::CreateVm { manifest, source } => {
+            create_vm(on, claim, manifest, *source, supply).await?;
+        }
+        MachineStep::CreateSecret { manifest } => {
+            create_secret(on, claim, manifest, supply).await?;
+        }
+        MachineStep::EmptySecret(version) => empty_secret(on, claim, version).await?,
+        MachineStep::DeleteVm(version) => delete_vm(on, claim, version).await?,
+        MachineStep::Remove(remain) => remove(on, claim, remain).await?,
+    }
+    Ok(Receipt::Finished)
+}
+
+async fn create_vm(
+    on: &Session,
+    claim: &MachineClaim,
+    manifest: &Value,
+    source: BootstrapDataSource,
+    supply: Supply<'_>,
+) -> Result<(), MachineError> {
+    let format = supply.bootstrap.map(|data| data.format);
+    if source == BootstrapDataSource::NoCloud && format == Some(Format::Ignition) {
+        return Err(MachineError::IgnitionOnNoCloud);
+    }
+    let created = on
+        .infra()
+        .create::<VmView>(&claim.namespace, &claim.name, manifest)
+        .await?;
+    on.vms().answered(created);
+    // The VM is new, so nobody can have made a Secret that it owns.
+    if claim.secret.is_some() {
+        on.note_secret(&claim.mark, SecretNote::Missing);
+    }
+    Ok(())
+}
+
+/// Whether a later boot of the machine has no use for the data: cloud-init and Ignition read them once
+/// in the life of a disk. Other programs may read them at every boot.
+fn is_read_once(bootstrap: &Bootstrap) -> bool {
+    match bootstrap.format {
+        Format::Ignition => true,
+        Format::CloudConfig => [&b"#cloud-config"[..], b"## template: jinja"]
+            .iter()
+            .any(|head| bootstrap.bytes().trim_ascii_start().starts_with(head)),
+        _ => false,
+    }
+}
+
+async fn create_secret(
+    on: &Session,
+    claim: &MachineClaim,
+    manifest: &Value,
+    supply: Supply<'_>,
+) -> Result<(), MachineError> {
+    let bootstrap = supply.bootstrap.ok_or(MachineError::Stale)?;
+    let mut manifest = manifest.clone();
+    manifest["data"] = json!({"userdata": ByteString(bootstrap.bytes().to_vec())});
+    if is_read_once(bootstrap) {
+        manifest["metadata"]["annotations"][BOOTSTRAP_ANNOTATION] = ONCE.into();
+    }
+    let name = claim.secret.as_deref().unwrap_or_default();
+    let created = on
+        .infra()
+        .create::<Secret>(&claim.namespace, name, &manifest)
+        .await;
+    match created {
+        Ok(secret) => on.note_secret(&claim.mark, SecretNote::of(&secret.metadata)),
+        Err(error) => {
+            // Whether it is there has to be looked at.
+            on.forget_secret(&claim.mark);
+            return Err(error.into());
+        }
+    }
+    Ok(())
+}
+
+async fn empty_secret(
+    on: &Session,
+    claim: &MachineClaim,
+    version: &Version,
+) -> Result<(), MachineError> {
+    let name = claim.secret.as_deref().unwrap_or_default();
+    on.forget_secret(&claim.mark);
+    let patch = json!({
+        "metadata": {"annotations": {BOOTSTRAP_ANNOTATION: USED}},
+        "data": {"userdata": ByteString(NOTHING.into())},
+    });
+    let changed = on
+        .infra()
+        .change::<Secret>(&claim.namespace, name, version, patch)
+        .await;
+    match changed {
+        Ok(_) => on.note_secret(&claim.mark, SecretNote::Used),
+        // Somebody removed it, which is their right: the next look finds it missing.
+        Err(error) if error.is_absent() => {}
+        Err(error) => return Err(error.into()),
+    }
+    Ok(())
+}
+
+async fn delete_vm(
+    on: &Session,
+    claim: &MachineClaim,
+    version: &Version,
+) -> Result<(), MachineError> {
+    let left = on
+        .infra()
+        .delete::<VmView>(&claim.namespace, &claim.name, version, Deletion::Foreground)
+        .await?;
+    if let Some(vm) = left {
+        on.vms().answered(vm);
+    }
+    Ok(())
+}
+
+async fn remove(on: &Session, claim: &MachineClaim, remain: &Remain) -> Result<(), InfraError> {
+    let (namespace, name) = (&claim.namespace, &remain.name);
+    let (infra, version, how) = (on.infra(), &remain.version, Deletion::Background);
+    match remain.kind {
+        RemainKind::Instance => {
+            infra
+                .delete::<InstanceView>(namespace, name, version, how)
+                .await?;
+        }
+        RemainKind::Volume => {
+            infra
+                .delete::<DataVolumeView>(namespace, name, version, how)
+                .await?;
+        }
+        RemainKind::Claim => {
+            infra
+                .delete::<PersistentVolumeClaim>(namespace, name, version, how)
+                .await?;
+        }
+        RemainKind::Secret => {
+            infra
+                .delete::<Secret>(namespace, name, version, how)
+                .await?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_data_that_are_read_once_are_taken_out() {
+        let once = |format, text: &str| is_read_once(&Bootstrap::new(format, text.as_bytes()));
+        assert!(once(Format::CloudConfig, "#cloud-config\nruncmd: []\n"));
+        assert!(once(
+            Format::CloudConfig,
+            "## template: jinja\n#cloud-config\n"
+        ));
+        assert!(once(Format::Ignition, "{\"ignition\": {}}"));
+        assert!(!once(Format::CloudConfig, "version: v1alpha1\nmachine:\n"));
+        assert!(!once(Format::CloudConfig, "#!/bin/sh\n"));
+    }
+}

@@ -1,0 +1,124 @@
+//! A connected client with what all machines and clusters of one infra cluster share: the caches that
+//! watches fill, and what this process itself did a moment ago.
+
+use std::collections::{BTreeSet, HashMap};
+use std::fmt;
+
+use capi_contract::Mark;
+use kube::Client;
+use parking_lot::Mutex;
+
+use crate::infra::{Cache, DataVolumeView, Infra, InstanceView, MigrationView, Version, VmView};
+
+/// How many namespaces of one infra cluster are watched. Tenants have one each; beyond this number
+/// objects are asked for one by one.
+const NAMESPACES_MAX: usize = 200;
+
+/// How many notes about bootstrap Secrets are kept; one is some hundred bytes.
+const NOTES_MAX: usize = 20_000;
+
+/// A client and what its users share.
+pub struct Session {
+    infra: Infra,
+    namespace: Option<String>,
+    vms: Cache<VmView>,
+    instances: Cache<InstanceView>,
+    volumes: Cache<DataVolumeView>,
+    migrations: Cache<MigrationView>,
+    wanted: Mutex<BTreeSet<String>>,
+    secrets: Mutex<HashMap<Mark, SecretNote>>,
+}
+
+/// How the bootstrap Secret of a machine stands, as this process knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum SecretNote {
+    /// It is not there.
+    Missing,
+    /// It holds data that may be needed again.
+    Kept,
+    /// It holds data that no later boot needs.
+    Full(Version),
+    /// They were taken out.
+    Used,
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session")
+            .field("namespace", &self.namespace)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Session {
+    /// A session on a client. `namespace` is where things are made; `None` means in the namespace of
+    /// the object that they are for, as in an infra cluster that is the management cluster.
+    pub fn new(client: Client, namespace: Option<String>) -> Self {
+        Self {
+            infra: Infra::new(client),
+            namespace,
+            vms: Cache::default(),
+            instances: Cache::default(),
+            volumes: Cache::default(),
+            migrations: Cache::default(),
+            wanted: Mutex::new(BTreeSet::new()),
+            secrets: Mutex::new(HashMap::new()),
+        }
+    }
+
+    /// The client.
+    pub fn infra(&self) -> &Infra {
+        &self.infra
+    }
+
+    /// Where a thing is made: the namespace that its template asks for, else the infra cluster's, else
+    /// that of the object.
+    pub fn namespace<'a>(&'a self, template: Option<&'a str>, own: &'a str) -> &'a str {
+        template.or(self.namespace.as_deref()).unwrap_or(own)
+    }
+
+    /// VMs that are known without asking.
+    pub fn vms(&self) -> &Cache<VmView> {
+        &self.vms
+    }
+
+    /// Instances that are known without asking.
+    pub fn instances(&self) -> &Cache<InstanceView> {
+        &self.instances
+    }
+
+    /// DataVolumes that are known without asking.
+    pub fn volumes(&self) -> &Cache<DataVolumeView> {
+        &self.volumes
+    }
+
+    /// Migrations that are known without asking.
+    pub fn migrations(&self) -> &Cache<MigrationView> {
+        &self.migrations
+    }
+
+    /// Asks for a namespace to be watched from now on.
+    pub(crate) fn want(&self, namespace: &str) {
+        let mut wanted = self.wanted.lock();
+        if wanted.len() < NAMESPACES_MAX && !wanted.contains(namespace) {
+            wanted.insert(namespace.to_owned());
+        }
+    }
+
+    pub(crate) fn secret_note(&self, mark: &Mark) -> Option<SecretNote> {
+        self.secrets.lock().get(mark).cloned()
+    }
+
+    pub(crate) fn note_secret(&self, mark: &Mark, note: SecretNote) {
+        let mut secrets = self.secrets.lock();
+        if secrets.len() >= NOTES_MAX {
+            // They save a request each and are cheap to come by again.
+            secrets.clear();
+        }
+        secrets.insert(mark.clone(), note);
+    }
+
+    pub(crate) fn forget_secret(&self, mark: &Mark) {
+        self.secrets.lock().remove(mark);
+    }
+}
