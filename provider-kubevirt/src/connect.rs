@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use capi_contract::{Class, Classify, Connect, Credentials, Identity};
+use capi_contract::{Class, Classify, Connect, Credentials, Identity, Wakes};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 
@@ -219,6 +219,10 @@ impl Connect for Connector {
             (Some(identity), Some(data)) => self.foreign(identity, data).await,
             _ => Ok(Session::new(self.own_client().await?, None)),
         }
+    }
+
+    async fn follow(&self, session: &Session, wakes: &Wakes) {
+        session.follow(wakes).await;
     }
 }
 

@@ -4,15 +4,22 @@
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 
-use capi_contract::Mark;
-use kube::Client;
+use capi_contract::{Mark, Wakes};
+use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use kube::{Client, Resource};
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 
-use crate::infra::{Cache, DataVolumeView, Infra, InstanceView, MigrationView, Version, VmView};
+use crate::infra::{
+    Cache, DataVolumeView, Infra, InstanceView, MigrationView, OF_MACHINES, Version, VmView,
+    follow, machine_of,
+};
 
-/// How many namespaces of one infra cluster are watched. Tenants have one each; beyond this number
-/// objects are asked for one by one.
-const NAMESPACES_MAX: usize = 200;
+/// How many watches one session has. A tenant has a namespace, and a namespace two to four of them;
+/// beyond this number objects are asked for one by one.
+const WATCHES_MAX: usize = 400;
 
 /// How many notes about bootstrap Secrets are kept; one is some hundred bytes.
 const NOTES_MAX: usize = 20_000;
@@ -25,8 +32,18 @@ pub struct Session {
     instances: Cache<InstanceView>,
     volumes: Cache<DataVolumeView>,
     migrations: Cache<MigrationView>,
-    wanted: Mutex<BTreeSet<String>>,
+    wanted: Mutex<BTreeSet<(Kind, String)>>,
+    more: Notify,
     secrets: Mutex<HashMap<Mark, SecretNote>>,
+}
+
+/// The kinds that are watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Kind {
+    Vm,
+    Instance,
+    Volume,
+    Migration,
 }
 
 /// How the bootstrap Secret of a machine stands, as this process knows it.
@@ -62,6 +79,7 @@ impl Session {
             volumes: Cache::default(),
             migrations: Cache::default(),
             wanted: Mutex::new(BTreeSet::new()),
+            more: Notify::new(),
             secrets: Mutex::new(HashMap::new()),
         }
     }
@@ -97,12 +115,54 @@ impl Session {
         &self.migrations
     }
 
-    /// Asks for a namespace to be watched from now on.
-    pub(crate) fn want(&self, namespace: &str) {
+    /// Asks for kinds in a namespace to be watched from now on.
+    pub(crate) fn want(&self, namespace: &str, kinds: &[Kind]) {
         let mut wanted = self.wanted.lock();
-        if wanted.len() < NAMESPACES_MAX && !wanted.contains(namespace) {
-            wanted.insert(namespace.to_owned());
+        for kind in kinds {
+            let watch = (*kind, namespace.to_owned());
+            if wanted.len() < WATCHES_MAX && wanted.insert(watch) {
+                self.more.notify_one();
+            }
         }
+    }
+
+    /// Keeps the watches up that are asked for, and wakes the machines whose things change.
+    pub(crate) async fn follow(&self, wakes: &Wakes) {
+        let mut begun = BTreeSet::new();
+        let mut running = FuturesUnordered::new();
+        loop {
+            let wanted = self.wanted.lock().clone();
+            for watch in wanted {
+                if begun.insert(watch.clone()) {
+                    let (kind, namespace) = watch;
+                    running.push(self.watch(kind, namespace, wakes));
+                }
+            }
+            tokio::select! {
+                () = self.more.notified() => {}
+                // A watch never ends.
+                Some(()) = running.next() => {}
+            }
+        }
+    }
+
+    fn watch<'a>(&'a self, kind: Kind, namespace: String, wakes: &'a Wakes) -> BoxFuture<'a, ()> {
+        let client = self.infra.client();
+        Box::pin(async move {
+            let (at, of) = (namespace.as_str(), OF_MACHINES);
+            match kind {
+                Kind::Vm => follow(client, at, of, &self.vms, |vm| wake(wakes, vm)).await,
+                Kind::Instance => {
+                    follow(client, at, of, &self.instances, |one| wake(wakes, one)).await;
+                }
+                Kind::Volume => {
+                    follow(client, at, of, &self.volumes, |one| wake(wakes, one)).await;
+                }
+                Kind::Migration => {
+                    follow(client, at, of, &self.migrations, |one| wake(wakes, one)).await;
+                }
+            }
+        })
     }
 
     pub(crate) fn secret_note(&self, mark: &Mark) -> Option<SecretNote> {
@@ -120,5 +180,12 @@ impl Session {
 
     pub(crate) fn forget_secret(&self, mark: &Mark) {
         self.secrets.lock().remove(mark);
+    }
+}
+
+/// Wakes the machine that an object of the infra cluster was made for.
+fn wake<K: Resource>(wakes: &Wakes, object: &K) {
+    if let Some(name) = machine_of(object) {
+        wakes.machine(name);
     }
 }

@@ -5,12 +5,14 @@
 //! | `client` | single requests: get, create, change, delete |
 //! | `view` | KubeVirt's and CDI's kinds, as far as we read them |
 //! | `cache` | what the watches brought, and what our own requests answered |
+//! | `watch` | keeping a cache up to date |
 //! | `error` | what can go wrong, with its class |
 
 mod cache;
 mod client;
 mod error;
 mod view;
+mod watch;
 
 pub use cache::{Cache, Watched};
 pub use client::{Deletion, Infra, Version};
@@ -20,3 +22,4 @@ pub use view::{
     InterfaceView, MigrationSpec, MigrationStatus, MigrationView, NetworkView, SecretRefView,
     VmSpec, VmStatus, VmView, VolumeView,
 };
+pub(crate) use watch::{OF_MACHINES, follow, machine_of};

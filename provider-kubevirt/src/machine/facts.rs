@@ -45,14 +45,9 @@ pub(super) fn facts(
         ready: running.is_some(),
         infra_node: instance.and_then(|one| one.status.node_name.clone()),
     };
-    facts.node = Some(node_wish());
+    // The host name of a guest is the name of its VM, and a Node is called as its host.
+    facts.node = Some(NodeWish::provider_id().of(&claim.name));
     facts
-}
-
-fn node_wish() -> NodeWish {
-    let mut wish = NodeWish::default();
-    wish.provider_id = true;
-    wish
 }
 
 /// The addresses of an instance's own interfaces, in the order of the spec's networks, each once.

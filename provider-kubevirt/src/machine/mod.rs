@@ -56,6 +56,11 @@ impl External for Machines {
     type Facts = MachineFacts<MachineStatus>;
     type Error = MachineError;
 
+    fn creates_once(&self) -> bool {
+        // The name of the VM is in the claim, and a name can be given once.
+        true
+    }
+
     async fn recover(
         &self,
         on: &Session,

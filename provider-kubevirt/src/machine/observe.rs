@@ -13,7 +13,7 @@ use crate::api::MARK_ANNOTATION;
 use crate::infra::{
     Cache, DataVolumeView, Infra, InstanceView, MigrationView, Version, VmView, Watched,
 };
-use crate::session::{SecretNote, Session};
+use crate::session::{Kind, SecretNote, Session};
 
 /// Annotation on a bootstrap Secret: `once` while it holds data that no later boot needs, `used` when
 /// that was taken out.
@@ -117,7 +117,10 @@ pub(super) async fn look(
     claim: &MachineClaim,
     depth: Depth,
 ) -> Result<Lookup<Seen>, MachineError> {
-    on.want(&claim.namespace);
+    on.want(&claim.namespace, &[Kind::Vm, Kind::Instance]);
+    if !claim.volumes.is_empty() {
+        on.want(&claim.namespace, &[Kind::Volume]);
+    }
     let look = Look { on, claim };
     let (namespace, name) = (&claim.namespace, &claim.name);
     let known = on.vms().get(namespace, name);
@@ -237,6 +240,7 @@ impl Look<'_> {
         let evicted = instance.as_ref();
         let evicted = evicted.is_some_and(|one| one.status.evacuation_node_name.is_some());
         let migration = if evicted {
+            on.want(&claim.namespace, &[Kind::Migration]);
             self.beside(on.migrations(), &migration_name(claim)).await?
         } else {
             None

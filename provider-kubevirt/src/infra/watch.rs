@@ -1,0 +1,139 @@
+//! One watch per kind and namespace, kept up for as long as the session lives.
+
+use std::fmt;
+use std::pin::pin;
+use std::time::Duration;
+
+use capi_contract::ObjectName;
+use futures::StreamExt;
+use kube::core::NamespaceResourceScope;
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::{Api, Client, Resource};
+use serde::de::DeserializeOwned;
+
+use super::cache::Cache;
+use crate::api::{MACHINE_NAME_LABEL, MACHINE_NAMESPACE_LABEL};
+
+/// Delays between tries of a broken watch: a server that restarts is back within seconds, and one that
+/// is gone must not be hammered.
+const RETRY_FIRST: Duration = Duration::from_millis(500);
+const RETRY_MAX: Duration = Duration::from_secs(30);
+
+/// How often a kind is asked for that the server does not know: it appears when somebody installs it.
+const UNSERVED_RETRY: Duration = Duration::from_secs(600);
+
+/// What is watched: everything that was made for a machine, and nothing of anybody else.
+pub(crate) const OF_MACHINES: &str = MACHINE_NAME_LABEL;
+
+/// The KubevirtMachine that an object was made for.
+pub(crate) fn machine_of<K: Resource>(object: &K) -> Option<ObjectName> {
+    let labels = object.meta().labels.as_ref()?;
+    let (namespace, name) = (
+        labels.get(MACHINE_NAMESPACE_LABEL)?,
+        labels.get(MACHINE_NAME_LABEL)?,
+    );
+    Some(ObjectName::new(namespace, name))
+}
+
+/// While it lives, a namespace of a cache is watched; afterwards what is known proves nothing.
+struct Upkeep<'a, K: Resource> {
+    cache: &'a Cache<K>,
+    namespace: &'a str,
+}
+
+impl<K: Resource> Drop for Upkeep<'_, K> {
+    fn drop(&mut self) {
+        self.cache.broke(self.namespace);
+    }
+}
+
+/// Keeps one kind in one namespace up to date for ever, and tells of each change.
+pub(crate) async fn follow<K>(
+    client: &Client,
+    namespace: &str,
+    selector: &str,
+    cache: &Cache<K>,
+    changed: impl Fn(&K),
+) where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + Clone
+        + DeserializeOwned
+        + fmt::Debug
+        + Send
+        + 'static,
+{
+    let upkeep = Upkeep { cache, namespace };
+    let api: Api<K> = Api::namespaced(client.clone(), namespace);
+    let config = watcher::Config::default().labels(selector);
+    let mut failures = 0;
+    loop {
+        let mut stream = pin!(watcher(api.clone(), config.clone()));
+        while let Some(item) = stream.next().await {
+            match item {
+                Ok(event) => {
+                    // The beginning of a list is not yet an answer.
+                    if !matches!(event, Event::Init) {
+                        failures = 0;
+                    }
+                    take(event, &upkeep, &changed);
+                }
+                Err(error) => {
+                    cache.broke(namespace);
+                    failures += 1;
+                    let pause = pause(&error, failures);
+                    report::<K>(namespace, &error, failures == 1);
+                    tokio::time::sleep(pause).await;
+                    // A new list says when what is known is current again; a watch that goes on
+                    // where it broke off says so only with its next event.
+                    break;
+                }
+            }
+        }
+    }
+}
+
+fn take<K: Resource>(event: Event<K>, to: &Upkeep<'_, K>, changed: &impl Fn(&K)) {
+    let Upkeep { cache, namespace } = to;
+    match event {
+        Event::Init => cache.begin(namespace),
+        Event::InitApply(object) => cache.listed(namespace, object),
+        Event::InitDone => {
+            for object in cache.done(namespace) {
+                changed(&object);
+            }
+        }
+        Event::Apply(object) => changed(&cache.applied(namespace, object)),
+        Event::Delete(object) => {
+            cache.deleted(namespace, &object);
+            changed(&object);
+        }
+    }
+}
+
+/// HTTP code of a watch that was refused.
+fn code(error: &watcher::Error) -> Option<u16> {
+    match error {
+        watcher::Error::InitialListFailed(kube::Error::Api(status))
+        | watcher::Error::WatchStartFailed(kube::Error::Api(status))
+        | watcher::Error::WatchFailed(kube::Error::Api(status)) => Some(status.code),
+        watcher::Error::WatchError(status) => Some(status.code),
+        _ => None,
+    }
+}
+
+fn pause(error: &watcher::Error, failures: u32) -> Duration {
+    if code(error) == Some(404) {
+        return UNSERVED_RETRY;
+    }
+    let doublings = failures.saturating_sub(1).min(8);
+    RETRY_MAX.min(RETRY_FIRST * 2_u32.pow(doublings))
+}
+
+fn report<K: Resource<DynamicType = ()>>(namespace: &str, error: &watcher::Error, is_first: bool) {
+    let kind = K::kind(&());
+    if is_first {
+        tracing::warn!(%kind, namespace, %error, "watch of the infra cluster failed; it is retried");
+    } else {
+        tracing::debug!(%kind, namespace, %error, "watch of the infra cluster failed again");
+    }
+}
