@@ -209,9 +209,30 @@ impl<K: Kind, C: Connect<Session = SessionOf<K>>> Pass<'_, K, C> {
             }
         };
         self.visit.sync(found.as_ref());
+        if std::mem::take(&mut self.visit.is_first)
+            && let Some(ledger) = &found
+            && ledger.proven
+            && ledger.intent.is_none()
+            && self.was_left_ready()
+        {
+            let version = self.subject.object.meta().resource_version.clone();
+            let now = self.driver.options.clock.monotonic();
+            self.visit.left_calm(version, &self.name, now);
+        }
         self.is_recorded = found.is_some() && self.has_finalizer();
         self.ledger = found.or_else(|| self.visit.chosen.clone());
         Ok(())
+    }
+
+    /// Whether the status says that all was well with the spec as it is now. It decides how closely to
+    /// look first, and nothing else: what a listing shows is compared with what is wanted all the same.
+    fn was_left_ready(&self) -> bool {
+        let generation = self.subject.object.meta().generation;
+        let ready = self.condition(capi_contract::condition::READY);
+        self.was_provisioned()
+            && ready.is_some_and(|ready| {
+                ready["status"] == "True" && ready["observedGeneration"].as_i64() == generation
+            })
     }
 
     /// Whether the thing was ever seen as ours (R9, IM-16).
@@ -247,14 +268,13 @@ impl<K: Kind, C: Connect<Session = SessionOf<K>>> Pass<'_, K, C> {
     }
 
     pub(super) fn condition_status(&self, kind: &str) -> Option<String> {
-        let all = self
-            .subject
-            .raw
-            .get("status")?
-            .get("conditions")?
-            .as_array()?;
-        let one = all.iter().find(|one| one["type"] == kind)?;
+        let one = self.condition(kind)?;
         one["status"].as_str().map(ToOwned::to_owned)
+    }
+
+    fn condition(&self, kind: &str) -> Option<&Value> {
+        let all = self.subject.raw.pointer("/status/conditions")?.as_array()?;
+        all.iter().find(|one| one["type"] == kind)
     }
 
     /// Connects with the credentials that the object names, or, where it cannot tell any more, with

@@ -1,8 +1,9 @@
 //! What a process remembers of an object between passes. All of it may be lost at any moment (R12).
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
-use capi_contract::{Bootstrap, Claim, Intent, Ledger, Operation};
+use capi_contract::{Bootstrap, Claim, Intent, Ledger, ObjectName, Operation};
 
 /// R2: how long after a write its mutation may still leave.
 pub(crate) const LEAVES_WITHIN: Duration = Duration::from_secs(5);
@@ -58,8 +59,10 @@ pub(crate) struct Visit<C> {
     pub(crate) give_up: bool,
     /// The last look at the thing itself found nothing to do and nothing to wait for.
     pub(crate) settled: bool,
-    /// The version of the object after such a look, and when that was.
+    /// The version of the object after such a look, and until when a listing suffices.
     calm: Option<(Option<String>, Duration)>,
+    /// Whether this process has not looked at the object's ledger yet.
+    pub(crate) is_first: bool,
     pub(crate) seen_ours: bool,
     pub(crate) teardown_begun: bool,
     pub(crate) looks: u32,
@@ -87,6 +90,7 @@ impl<C: Claim> Visit<C> {
             give_up: false,
             settled: false,
             calm: None,
+            is_first: true,
             seen_ours: false,
             teardown_begun: false,
             looks: 0,
@@ -185,14 +189,25 @@ impl<C: Claim> Visit<C> {
 
     /// Notes that all was as it should be, and published.
     pub(crate) fn calm_since(&mut self, version: Option<String>, now: Duration) {
-        self.calm = Some((version, now));
+        self.calm = Some((version, now + LOOK_CLOSER_AFTER));
+    }
+
+    /// Takes over from an earlier process that all was as it should be: a listing then suffices for
+    /// now, so that a restart does not look at every thing at once. The closer looks are spread.
+    pub(crate) fn left_calm(&mut self, version: Option<String>, name: &ObjectName, now: Duration) {
+        let mut hasher = DefaultHasher::new();
+        name.hash(&mut hasher);
+        let spread = LOOK_CLOSER_AFTER.as_secs();
+        let until = now + Duration::from_secs(hasher.finish() % spread);
+        self.settled = true;
+        self.calm = Some((version, until));
     }
 
     /// Whether a listing suffices: the last look at the thing itself found nothing to do, its result
     /// is published, the object has not changed, and it is not too long ago.
     pub(crate) fn is_calm(&self, version: Option<&str>, now: Duration) -> bool {
         let calm = self.calm.as_ref().filter(|_| self.settled);
-        calm.is_some_and(|(seen, at)| seen.as_deref() == version && now < *at + LOOK_CLOSER_AFTER)
+        calm.is_some_and(|(seen, until)| seen.as_deref() == version && now < *until)
     }
 
     pub(crate) fn fail(&mut self, now: Duration) {

@@ -58,6 +58,42 @@ async fn r13_a_settled_machine_costs_no_request() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn after_a_restart_a_listing_suffices_for_what_was_left_ready() {
+    let mut world = World::new(Duration::ZERO).await;
+    world.start();
+    // The platform counts from 101.
+    let machines = [("a", 101), ("b", 102), ("c", 103), ("d", 104)];
+    for (name, _) in machines {
+        world.create_machine(name, json!({})).await;
+        world.until_provisioned(name).await;
+    }
+    seconds(5).await;
+    world.stop();
+    // Nobody knows whether this one is as it was left.
+    let machine = world.machine("d").unwrap();
+    let nothing = json!({"conditions": null});
+    world.patch_status(&machine, nothing).await;
+    let before = world.farm.calls().len();
+    world.start();
+    seconds(1).await;
+    let calls = world.farm.calls().split_off(before);
+    for (name, id) in machines {
+        let looks = calls.contains(&format!("look {id}"));
+        assert_eq!(looks, name == "d", "{name}: {calls:#?}");
+    }
+    // What is destroyed by hand is missing in the listing, and looked at.
+    world.farm.destroy_by_hand(101);
+    world.until_ready_says("a", "Lost").await;
+    // Each is looked at more closely sooner or later.
+    let before = world.farm.calls().len();
+    seconds(600).await;
+    let calls = world.farm.calls().split_off(before);
+    for id in [102, 103] {
+        assert!(calls.contains(&format!("look {id}")), "{id}: {calls:#?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn without_delays_the_time_is_not_governed_by_polling() {
     let mut world = World::new(Duration::ZERO).await;
     world.start();
