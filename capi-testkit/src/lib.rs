@@ -10,6 +10,7 @@
 //! * [`ipam`]: the in-cluster IPAM provider, simulated.
 //! * [`merge`]: field ownership and server-side apply.
 //! * [`schema`]: pruning, defaults and validation of custom resources.
+//! * [`substitute`]: variables of templates, filled in as clusterctl does.
 //! * [`sweep`]: one life, with every single thing that can go wrong.
 //! * [`workload`]: the workload clusters that booted machines make together.
 
@@ -23,5 +24,6 @@ pub mod guest;
 pub mod ipam;
 pub mod merge;
 pub mod schema;
+pub mod substitute;
 pub mod sweep;
 pub mod workload;

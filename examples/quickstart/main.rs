@@ -18,7 +18,6 @@ mod progress;
 mod provider;
 mod serve;
 mod story;
-mod substitute;
 mod summary;
 mod tree;
 mod world;

@@ -4,10 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use capi_testkit::substitute::{self, substitute};
 use kube::api::{DynamicObject, GroupVersionKind};
 use serde_json::Value;
-
-use crate::substitute::{self, substitute};
 
 /// The largest manifest that is read, in bytes. Cluster manifests are some 20 KiB.
 const MANIFEST_MAX: u64 = 4 * 1024 * 1024;
@@ -40,7 +39,10 @@ pub(crate) enum Error {
         #[source]
         cause: Box<serde_saphyr::Error>,
     },
-    #[error("nothing was created, because of the manifest's variables")]
+    #[error(
+        "nothing was created, because of the manifest's variables; give each with --set NAME=value or in \
+         the environment"
+    )]
     Variables(#[from] substitute::Error),
     #[error("nothing was created, because of the manifest:\n{}", lines(.0))]
     Findings(Vec<Finding>),

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use capi_contract::checkup::Checkup;
 use capi_core::command::{self, BoxError, Program};
-use capi_core::manifests::{Environment, Package, Series};
+use capi_core::manifests::{Environment, Package, Series, Template};
 use capi_core::serve::Webhooks;
 use clap::Args;
 use provider_proxmox::admission::{
@@ -50,6 +50,22 @@ const ENVIRONMENT: Environment = Environment {
         ("PROXMOX_INSECURE", "insecure"),
     ],
 };
+
+/// For `clusterctl generate cluster`.
+const TEMPLATES: &[Template] = &[
+    Template {
+        file: "cluster-template.yaml",
+        text: include_str!("../templates/cluster-template.yaml"),
+    },
+    Template {
+        file: "cluster-template-topology.yaml",
+        text: include_str!("../templates/cluster-template-topology.yaml"),
+    },
+    Template {
+        file: "clusterclass-proxmox-v1.yaml",
+        text: include_str!("../templates/clusterclass-proxmox-v1.yaml"),
+    },
+];
 
 struct Proxmox;
 
@@ -104,6 +120,7 @@ impl Program for Proxmox {
             definitions: api::crds(),
             takes_addresses: true,
             environment: Some(ENVIRONMENT),
+            templates: TEMPLATES,
         }
     }
 

@@ -11,7 +11,7 @@ use tokio::net::TcpListener;
 
 use super::logs::Format;
 use super::{CommandError, Program, print};
-use crate::manifests::{self, Choices, Package, Surface};
+use crate::manifests::{self, Choices, Package, Release, Surface};
 use crate::options::Options;
 
 /// Flags of `run` that every provider has.
@@ -94,10 +94,14 @@ impl RunFlags {
 #[group(skip)]
 pub(super) struct ManifestFlags {
     /// Directory that becomes a clusterctl repository: <provider>/<version>/ with
-    /// infrastructure-components.yaml and metadata.yaml. Variables such as ${NAME:=""} are left in it
-    /// for clusterctl. Standard output, and no variables, if left out.
+    /// infrastructure-components.yaml, metadata.yaml and the templates for clusters. Variables such as
+    /// ${NAME:=""} are left in it for clusterctl. Standard output, and no variables, if left out.
     #[arg(long, short = 'o', value_name = "DIRECTORY")]
     output: Option<PathBuf>,
+    /// Version to release it as, such as v1.2.0: names the directory, the image's tag and the release
+    /// series. The program's own if left out.
+    #[arg(long, value_name = "VERSION")]
+    release: Option<Release>,
     /// Image of the manager, with its tag.
     #[arg(long, value_name = "IMAGE")]
     image: Option<String>,
@@ -120,7 +124,12 @@ pub(super) fn write_manifests<P: Program>(
     package: &Package,
     flags: &ManifestFlags,
 ) -> Result<(), CommandError> {
+    let release = match &flags.release {
+        Some(release) => release.clone(),
+        None => Release::of(package)?,
+    };
     let choices = Choices {
+        release,
         image: flags.image.clone(),
         namespaces: flags.namespace.clone(),
         watch_filter: flags.watch_filter.clone(),
@@ -135,13 +144,15 @@ pub(super) fn write_manifests<P: Program>(
     };
     let directory = directory
         .join(package.label())
-        .join(format!("v{}", package.version));
+        .join(choices.release.to_string());
     std::fs::create_dir_all(&directory).map_err(|source| unwritten(&directory, source))?;
-    let metadata = manifests::yaml(&[manifests::metadata(package)?])?;
-    for (name, text) in [
-        ("infrastructure-components.yaml", &components),
+    let metadata = manifests::yaml(&[manifests::metadata(package, &choices.release)?])?;
+    let made = [
+        ("infrastructure-components.yaml", components.as_str()),
         ("metadata.yaml", &metadata),
-    ] {
+    ];
+    let templates = package.templates.iter().map(|it| (it.file, it.text));
+    for (name, text) in made.into_iter().chain(templates) {
         let path = directory.join(name);
         std::fs::write(&path, text).map_err(|source| unwritten(&path, source))?;
         print(&format!("{}\n", path.display()))?;
@@ -151,7 +162,10 @@ pub(super) fn write_manifests<P: Program>(
 
 fn unwritten(path: &Path, source: std::io::Error) -> CommandError {
     CommandError::Write {
-        what: path.display().to_string(),
+        what: format!(
+            "{}, below the directory that --output names; name one that you may write to",
+            path.display()
+        ),
         source,
     }
 }

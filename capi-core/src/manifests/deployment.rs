@@ -62,7 +62,7 @@ fn container(package: &Package, choices: &Choices, with_webhooks: bool) -> Value
     let image = choices
         .image
         .clone()
-        .unwrap_or_else(|| format!("{}:v{}", package.image, package.version));
+        .unwrap_or_else(|| format!("{}:{}", package.image, choices.release));
     let probe = |path: &str| json!({"httpGet": {"path": path, "port": "healthz"}});
     let mut ports = vec![
         json!({"containerPort": 9440, "name": "healthz", "protocol": "TCP"}),

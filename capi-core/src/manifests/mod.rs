@@ -4,6 +4,7 @@
 //! with them, webhooks from the rules that are served (rules CTL-*, CRD-*, RB-*, WH-01).
 
 mod deployment;
+mod release;
 mod rights;
 mod webhook;
 
@@ -12,6 +13,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::Resource;
 use serde_json::{Value, json};
 
+pub(crate) use self::release::Release;
 use crate::command::Program;
 use crate::serve::Reviewed;
 
@@ -48,6 +50,19 @@ pub struct Package {
     pub takes_addresses: bool,
     /// A Secret whose keys become variables of the program, if it takes credentials that way.
     pub environment: Option<Environment>,
+    /// What `clusterctl generate cluster` finds beside the components.
+    pub templates: &'static [Template],
+}
+
+/// A file for `clusterctl generate cluster` (CTL-01, CTL-08).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Template {
+    /// Its name, by which clusterctl finds it: `cluster-template.yaml` for the default flavor,
+    /// `cluster-template-FLAVOR.yaml` for another, `clusterclass-CLASS.yaml` for a class that one of
+    /// them names.
+    pub file: &'static str,
+    /// Its content, with variables.
+    pub text: &'static str,
 }
 
 /// A Secret whose keys become variables of the environment.
@@ -76,8 +91,13 @@ pub struct Series {
 #[non_exhaustive]
 pub enum ManifestError {
     /// The version is not `MAJOR.MINOR.PATCH`.
-    #[error("read the version {0:?}: expected MAJOR.MINOR.PATCH")]
-    Version(&'static str),
+    #[error("read the version {version:?} of the package: {why}")]
+    Version {
+        /// What stands in the package.
+        version: &'static str,
+        /// What was expected.
+        why: String,
+    },
     /// A definition is not of the form that is published.
     #[error("publish a definition")]
     Definition(#[source] serde_json::Error),
@@ -105,7 +125,9 @@ impl Package {
 /// What the user chooses.
 #[derive(Clone, Debug)]
 pub(crate) struct Choices {
-    /// Image with its tag; the package's at its version if not given.
+    /// What it is released as.
+    pub(crate) release: Release,
+    /// Image with its tag; the package's at the release if not given.
     pub(crate) image: Option<String>,
     /// Namespaces to work in; empty means all, and rights in all.
     pub(crate) namespaces: Vec<String>,
@@ -197,19 +219,27 @@ fn credentials(package: &Package, environment: &Environment) -> Value {
 }
 
 /// `metadata.yaml`: which release series speak which contract (CTL-02).
-pub(crate) fn metadata(package: &Package) -> Result<Value, ManifestError> {
-    let mut numbers = package.version.split('.').map(str::parse::<u32>);
-    let (Some(Ok(major)), Some(Ok(minor))) = (numbers.next(), numbers.next()) else {
-        return Err(ManifestError::Version(package.version));
-    };
-    let own = Series {
-        major,
-        minor,
-        contract: CONTRACT,
+///
+/// A release beyond the program's own version lists the minor series between, since clusterctl must
+/// know the series that it upgrades from.
+pub(crate) fn metadata(package: &Package, release: &Release) -> Result<Value, ManifestError> {
+    let own = Release::of(package)?;
+    let first = if own.major == release.major {
+        own.minor.min(release.minor)
+    } else {
+        release.minor
     };
     let mut series = package.series.to_vec();
-    if !series.contains(&own) {
-        series.push(own);
+    let minors = (first..=release.minor).map(|minor| (release.major, minor));
+    for (major, minor) in minors.chain([(own.major, own.minor)]) {
+        let one = Series {
+            major,
+            minor,
+            contract: CONTRACT,
+        };
+        if !series.contains(&one) {
+            series.push(one);
+        }
     }
     series.sort_by_key(|one| (one.major, one.minor));
     let series: Vec<_> = series
@@ -286,21 +316,40 @@ mod tests {
                 secret: "rack-credentials",
                 variables: &[("RACK_TOKEN", "token")],
             }),
+            templates: &[],
         }
+    }
+
+    fn series(version: &'static str, release: &str) -> Vec<String> {
+        let written = metadata(&package(version), &release.parse().unwrap()).unwrap();
+        let all = written["releaseSeries"].as_array().unwrap();
+        let all = all.iter();
+        all.map(|one| {
+            let contract = one["contract"].as_str().unwrap();
+            format!("{}.{} {contract}", one["major"], one["minor"])
+        })
+        .collect()
     }
 
     #[test]
     fn ctl_02_all_series_are_listed_with_their_contract() {
-        let series = &metadata(&package("1.2.3")).unwrap()["releaseSeries"];
-        assert_eq!(
-            series[0],
-            json!({"major": 0, "minor": 9, "contract": "v1beta1"})
+        let own = ["0.9 v1beta1", "1.2 v1beta2"];
+        assert_eq!(series("1.2.3", "v1.2.3"), own);
+        assert_eq!(series("1.2.3", "1.2.9"), own);
+        let ahead = ["0.9 v1beta1", "1.2 v1beta2", "1.3 v1beta2", "1.4 v1beta2"];
+        assert_eq!(series("1.2.3", "v1.4.0"), ahead);
+        let behind = ["0.9 v1beta1", "1.1 v1beta2", "1.2 v1beta2"];
+        assert_eq!(series("1.2.3", "v1.1.7"), behind);
+        let next = ["0.9 v1beta1", "1.2 v1beta2", "2.0 v1beta2"];
+        assert_eq!(series("1.2.3", "v2.0.0-rc.1"), next);
+        let release = "1.0.0".parse().unwrap();
+        let error = metadata(&package("next"), &release)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("\"next\"") && error.contains("v1.2.0"),
+            "{error}"
         );
-        assert_eq!(
-            series[1],
-            json!({"major": 1, "minor": 2, "contract": "v1beta2"})
-        );
-        assert!(metadata(&package("next")).is_err());
     }
 
     /// clusterctl fills in text before it reads YAML: numbers and nothing must stay strings.

@@ -19,5 +19,6 @@ mod seed;
 mod site;
 mod steady;
 mod sweep;
+mod templates;
 mod tenancy;
 mod world;

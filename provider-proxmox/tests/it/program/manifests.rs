@@ -53,7 +53,8 @@ fn ctl_01_a_directory_becomes_a_clusterctl_repository() {
     let version = format!("v{}", env!("CARGO_PKG_VERSION"));
     let repository = directory.path().join(LABEL).join(version);
     let read = |name: &str| std::fs::read_to_string(repository.join(name)).unwrap();
-    assert_eq!(told.lines().count(), 2, "{told}");
+    let written = std::fs::read_dir(&repository).unwrap().count();
+    assert_eq!(told.lines().count(), written, "{told}");
     golden("metadata.yaml", &read("metadata.yaml"));
     // For clusterctl, and only for it, there is a Secret of variables.
     let components = read("infrastructure-components.yaml");
@@ -62,6 +63,57 @@ fn ctl_01_a_directory_becomes_a_clusterctl_repository() {
     assert_eq!(secret["stringData"]["url"], "${PROXMOX_URL:=}");
     assert!(components.contains("url: \"${PROXMOX_URL:=}\""));
     assert!(!output("manifests", &[]).contains("${"));
+}
+
+/// CTL-01, CTL-02: a release names directory, image and series.
+#[test]
+fn ctl_01_ctl_02_a_release_may_have_another_version() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().to_str().unwrap();
+    output("manifests", &["-o", path, "--release", "v1.1.0-rc.1"]);
+    let repository = directory.path().join(LABEL).join("v1.1.0-rc.1");
+    let read = |name: &str| documents(&std::fs::read_to_string(repository.join(name)).unwrap());
+    let series = read("metadata.yaml")[0]["releaseSeries"].clone();
+    let series = series.as_array().unwrap();
+    let last: Vec<_> = series.iter().rev().take(2).collect();
+    assert_eq!(
+        *last[0],
+        json!({"major": 1, "minor": 1, "contract": "v1beta2"})
+    );
+    assert_eq!(
+        *last[1],
+        json!({"major": 1, "minor": 0, "contract": "v1beta2"})
+    );
+    let components = read("infrastructure-components.yaml");
+    let pod = &only(&components, "Deployment")["spec"]["template"]["spec"];
+    let image = pod["containers"][0]["image"].as_str().unwrap();
+    assert!(image.ends_with(":v1.1.0-rc.1"), "{image}");
+}
+
+/// A mistake names the flag or the path, and what to do.
+#[test]
+fn mistakes_are_told_with_the_way_out() {
+    let said = |flags: &[&str]| {
+        let mut command = std::process::Command::new(super::PROGRAM);
+        let run = command.arg("manifests").args(flags).output().unwrap();
+        assert!(!run.status.success(), "{flags:?}");
+        String::from_utf8(run.stderr).unwrap()
+    };
+    let told = said(&["--release", "latest"]);
+    assert!(
+        told.contains("--release") && told.contains("v1.2.0-rc.1"),
+        "{told}"
+    );
+    let file = TempDir::new().unwrap();
+    let file = file.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let told = said(&["-o", file.to_str().unwrap()]);
+    let path = file.join(LABEL);
+    assert!(told.contains(path.to_str().unwrap()), "{told}");
+    assert!(
+        told.contains("--output") && told.contains("Not a directory"),
+        "{told}"
+    );
 }
 
 /// CTL-04: one Namespace, everything in it, `manager`, and the label on everything. CTL-09: names of

@@ -45,7 +45,7 @@ fn manifests(flags: &[&str]) -> Vec<Value> {
 }
 
 /// The standard output of a command that has to succeed.
-fn output(command: &str, flags: &[&str]) -> String {
+pub(crate) fn output(command: &str, flags: &[&str]) -> String {
     let run = std::process::Command::new(PROGRAM)
         .arg(command)
         .args(flags)

@@ -1,5 +1,23 @@
 //! Variables of a manifest, read as `clusterctl generate` reads them: pure.
 //!
+//! For tests of a provider's templates, and for programs that take such templates without clusterctl.
+//!
+//! ```
+//! use std::collections::BTreeMap;
+//!
+//! use capi_testkit::substitute::{substitute, variables};
+//!
+//! let text = "replicas: ${WORKER_MACHINE_COUNT}\nnodes: ${ALLOWED_NODES:=[]}\n";
+//! let set = BTreeMap::from([("WORKER_MACHINE_COUNT".to_owned(), "3".to_owned())]);
+//! let done = substitute("cluster-template.yaml", text, &set, |_| None)?;
+//! assert_eq!(done.text, "replicas: 3\nnodes: []\n");
+//!
+//! let known = variables("cluster-template.yaml", text)?;
+//! assert_eq!(known["WORKER_MACHINE_COUNT"], None);
+//! assert_eq!(known["ALLOWED_NODES"].as_deref(), Some("[]"));
+//! # Ok::<(), capi_testkit::substitute::Error>(())
+//! ```
+//!
 //! | written | becomes |
 //! |---|---|
 //! | `${VAR}`, `${ VAR }` | the value; a mistake without one |
@@ -28,30 +46,44 @@ const TYPO_DISTANCE_MAX: usize = 3;
 
 /// What is wrong with variables; nothing is substituted then.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Error {
+#[non_exhaustive]
+pub enum Error {
+    /// Variables without default that nobody gave a value.
     #[error(
-        "these variables have no value:\n{}\ngive each with --set NAME=value or in the environment; \
-         where ${{NAME}} itself is meant, write $${{NAME}}",
+        "these variables have no value:\n{}\nwhere ${{NAME}} itself is meant, write $${{NAME}}",
         lines(.0)
     )]
     Missing(Vec<Use>),
+    /// Something that is no variable, or a form that is not understood.
     #[error("{at}: {why}")]
-    Bad { at: Place, why: String },
-    #[error("--set {name}: {source_name} has no such variable{}", correction(.nearest.as_deref()))]
+    Bad {
+        /// Where it stands.
+        at: Place,
+        /// What is wrong, and what to write instead.
+        why: String,
+    },
+    /// A value for a variable that the text does not have.
+    #[error("{name} is given, but {source_name} has no such variable{}", correction(.nearest.as_deref()))]
     Unused {
+        /// The variable.
         name: String,
+        /// What was read.
         source_name: String,
+        /// The variable that was probably meant.
         nearest: Option<String>,
     },
+    /// Values that are far too long.
     #[error("{0} has more than {RESULT_MAX} bytes with its variables filled in")]
     TooLarge(String),
 }
 
 /// A line of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Place {
-    pub(crate) source: String,
-    pub(crate) line: usize,
+pub struct Place {
+    /// Name of the file.
+    pub source: String,
+    /// Number of the line, from 1 on.
+    pub line: usize,
 }
 
 impl fmt::Display for Place {
@@ -62,10 +94,13 @@ impl fmt::Display for Place {
 
 /// Where a variable is used.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Use {
-    pub(crate) name: String,
-    pub(crate) source: String,
-    pub(crate) lines: Vec<usize>,
+pub struct Use {
+    /// The variable.
+    pub name: String,
+    /// Name of the file.
+    pub source: String,
+    /// Numbers of its lines, from 1 on.
+    pub lines: Vec<usize>,
 }
 
 impl fmt::Display for Use {
@@ -86,14 +121,20 @@ fn correction(nearest: Option<&str>) -> String {
 
 /// A text with its variables filled in.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Substituted {
-    pub(crate) text: String,
+pub struct Substituted {
+    /// The text.
+    pub text: String,
     /// Variables that became nothing though nobody set them to nothing, as clusterctl has it.
-    pub(crate) blanks: Vec<Use>,
+    pub blanks: Vec<Use>,
 }
 
-/// Fills in the variables of `text`. Values come from `set`, and else from `environment`.
-pub(crate) fn substitute(
+/// Fills in the variables of `text`. Values come from `set`, and else from `environment`; `source` is
+/// what errors call the text.
+///
+/// # Errors
+///
+/// [`Error`]; nothing is substituted then.
+pub fn substitute(
     source: &str,
     text: &str,
     set: &BTreeMap<String, String>,
@@ -120,6 +161,48 @@ pub(crate) fn substitute(
     let mut out = Substituted::default();
     fill(&parts, &value, source, &mut out)?;
     Ok(out)
+}
+
+/// The variables of `text` and the defaults as they are written; `None` for those that need a value.
+///
+/// As clusterctl lists them: variables inside defaults are left out, and the first use decides.
+///
+/// # Errors
+///
+/// [`Error::Bad`].
+pub fn variables(source: &str, text: &str) -> Result<BTreeMap<String, Option<String>>, Error> {
+    let text = without_spaces(text);
+    let mut known = BTreeMap::new();
+    for part in Parser::new(source, &text).parts()? {
+        if let Part::Variable { name, form, .. } = part {
+            let default = match form {
+                Form::Default(inner) if !inner.is_empty() => {
+                    Some(inner.iter().map(written).collect())
+                }
+                _ => None,
+            };
+            known.entry(name).or_insert(default);
+        }
+    }
+    Ok(known)
+}
+
+/// A part of a default, as it stands in the text.
+fn written(part: &Part) -> String {
+    let all = |inner: &[Part]| inner.iter().map(written).collect::<String>();
+    let (name, form) = match part {
+        Part::Text(text) => return text.clone(),
+        Part::Variable { name, form, .. } => (name, form),
+    };
+    match form {
+        Form::Plain => format!("${{{name}}}"),
+        Form::Default(inner) => format!("${{{name}:={}}}", all(inner)),
+        Form::UpperFirst => format!("${{{name}^}}"),
+        Form::Upper => format!("${{{name}^^}}"),
+        Form::LowerFirst => format!("${{{name},}}"),
+        Form::Lower => format!("${{{name},,}}"),
+        Form::Length => format!("${{#{name}}}"),
+    }
 }
 
 /// A piece of a text.
@@ -474,9 +557,25 @@ mod tests {
         assert_eq!(
             error.to_string(),
             "these variables have no value:\n  T  m.yaml:3\n  U  m.yaml:1,3\n  V  m.yaml:4\n\
-             give each with --set NAME=value or in the environment; where ${NAME} itself is meant, \
-             write $${NAME}"
+             where ${NAME} itself is meant, write $${NAME}"
         );
+    }
+
+    #[test]
+    fn ctl_06_variables_are_listed_as_clusterctl_lists_them() {
+        let text = "${B} ${A:=x-${C^}} ${B:=late} ${E:=} $${N} ${ S }";
+        let known = variables("m.yaml", text).unwrap();
+        let known: Vec<_> = known
+            .iter()
+            .map(|(k, v)| (k.as_str(), v.as_deref()))
+            .collect();
+        let wanted = [
+            ("A", Some("x-${C^}")),
+            ("B", None),
+            ("E", None),
+            ("S", None),
+        ];
+        assert_eq!(known, wanted);
     }
 
     #[test]
@@ -518,12 +617,12 @@ mod tests {
         let error = with(&[("CLUSTER_NAM", "x")], "${CLUSTER_NAME:=c}").unwrap_err();
         assert_eq!(
             error.to_string(),
-            "--set CLUSTER_NAM: m.yaml has no such variable; did you mean CLUSTER_NAME?"
+            "CLUSTER_NAM is given, but m.yaml has no such variable; did you mean CLUSTER_NAME?"
         );
         let error = with(&[("OTHER", "x")], "${A}").unwrap_err();
         assert_eq!(
             error.to_string(),
-            "--set OTHER: m.yaml has no such variable"
+            "OTHER is given, but m.yaml has no such variable"
         );
     }
 }
