@@ -107,6 +107,7 @@
 //! | [`Provider`] | what is put together and run; one future, nothing spawned, no global state |
 //! | [`Options`] | namespaces, watch filter, concurrency, time, metrics, leadership |
 //! | [`client()`] | a client that does not repeat requests behind the engine's back |
+//! | [`Dial`] | how workload clusters are reached, for node provider ids and drains |
 //! | [`Clock`] | time that counts suspend, and virtual time for tests |
 //! | [`Telemetry`] | metrics in a registry of the caller's |
 //! | [`Status`] | whether a provider is ready, for a health endpoint |
@@ -146,9 +147,11 @@ mod options;
 mod provider;
 pub mod serve;
 mod telemetry;
+mod workload;
 
 pub use client::client;
 pub use engine::Clock;
 pub use options::{Leadership, Options};
 pub use provider::{Provider, RunError, Status};
 pub use telemetry::Telemetry;
+pub use workload::{Dial, DialError};

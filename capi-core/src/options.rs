@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::engine::Clock;
 use crate::telemetry::Telemetry;
+use crate::workload::Dial;
 
 /// Settings of a running [`Provider`](crate::Provider); the defaults suit production.
 ///
@@ -42,6 +43,8 @@ pub struct Options {
     pub telemetry: Telemetry,
     /// Whether this process may act.
     pub leadership: Leadership,
+    /// How workload clusters are reached, where a provider's facts ask for something of a node.
+    pub dial: Dial,
 }
 
 impl Default for Options {
@@ -59,6 +62,7 @@ impl Default for Options {
             clock: Clock::system(),
             telemetry: Telemetry::unread(),
             leadership: Leadership::always(),
+            dial: Dial::default(),
         }
     }
 }

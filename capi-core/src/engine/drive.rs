@@ -1,6 +1,6 @@
 //! One pass over one object: load, gate, poll, observe, decide, write the intent, apply, publish.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,6 +39,8 @@ pub(crate) struct Driver<K: Kind, C: Connect> {
     pub(super) hooks: Vec<Arc<dyn Hook>>,
     pub(super) options: Options,
     visits: Mutex<HashMap<ObjectName, Visit<ClaimOf<K>>>>,
+    /// Objects whose thing is said to have changed since their last pass began.
+    disturbed: Mutex<HashSet<ObjectName>>,
 }
 
 /// When an object is due again.
@@ -83,11 +85,19 @@ impl<K: Kind, C: Connect<Session = SessionOf<K>>> Driver<K, C> {
             hooks,
             options,
             visits: Mutex::new(HashMap::new()),
+            disturbed: Mutex::new(HashSet::new()),
         }
+    }
+
+    /// Notes that the thing of an object, which the queue knows, has changed: the next pass looks at
+    /// the thing itself.
+    pub(crate) fn disturb(&self, name: &ObjectName) {
+        self.disturbed.lock().insert(name.clone());
     }
 
     /// Makes one pass.
     pub(crate) async fn pass(&self, name: &ObjectName) -> Next {
+        let is_disturbed = self.disturbed.lock().remove(name);
         let Some(object) = self.kind.load(name) else {
             self.visits.lock().remove(name);
             return Next::Never;
@@ -99,6 +109,9 @@ impl<K: Kind, C: Connect<Session = SessionOf<K>>> Driver<K, C> {
                 return Next::Event;
             }
         };
+        if is_disturbed {
+            pass.visit.settled = false;
+        }
         let result = pass.work().await;
         let next = pass.conclude(result).await;
         self.visits.lock().insert(name.clone(), pass.visit);

@@ -8,6 +8,7 @@ mod backoff;
 mod clock;
 mod decide;
 mod drive;
+mod follow;
 mod hooks;
 mod kind;
 mod make;

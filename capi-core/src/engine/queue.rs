@@ -23,6 +23,12 @@ pub(crate) enum Urgency {
 
 const URGENCIES: usize = 3;
 
+/// How many wakes from outside an object may get in a row: a machine's whole birth on a backend that
+/// tells of every phase has about a dozen.
+const WAKES_MAX: u32 = 20;
+/// How soon another is earned. A backend that flaps costs a pass this often, not a core.
+const WAKE_EARNED: Duration = Duration::from_millis(500);
+
 impl Urgency {
     fn index(self) -> usize {
         match self {
@@ -40,6 +46,8 @@ struct Entry<G> {
     ready: Option<Urgency>,
     running: bool,
     timer: Option<Duration>,
+    /// When all wakes from outside will be earned again.
+    woken_until: Duration,
 }
 
 /// Ready keys of one urgency: the groups in turn, the keys of a group in order.
@@ -104,6 +112,7 @@ impl<K: Clone + Eq + Hash + Ord, G: Clone + Eq + Hash> Queue<K, G> {
             ready: None,
             running: false,
             timer: None,
+            woken_until: Duration::ZERO,
         });
         entry.group = group;
         if let Some(at) = entry.timer.take() {
@@ -127,6 +136,29 @@ impl<K: Clone + Eq + Hash + Ord, G: Clone + Eq + Hash> Queue<K, G> {
             let group = entry.group.clone();
             self.push(key.clone(), group, urgency);
         }
+    }
+
+    /// Asks for a run because something outside has changed. A key that is woken without end runs as
+    /// often as it earns. Unknown keys are ignored; returns whether this one is known.
+    pub(crate) fn nudge(&mut self, key: &K, now: Duration) -> bool {
+        let Some(entry) = self.entries.get_mut(key) else {
+            return false;
+        };
+        if entry.ready.is_some() {
+            return true;
+        }
+        let earned = entry.woken_until.saturating_sub(WAKE_EARNED * WAKES_MAX);
+        if earned <= now {
+            entry.woken_until = entry.woken_until.max(now) + WAKE_EARNED;
+            self.wake(key, Urgency::Edit);
+        } else if entry.timer.is_none_or(|at| at > earned) {
+            entry.woken_until += WAKE_EARNED;
+            if let Some(at) = entry.timer.replace(earned) {
+                self.timers.remove(&(at, key.clone()));
+            }
+            self.timers.insert((earned, key.clone()));
+        }
+        true
     }
 
     /// The next key to run, and why. It must be [finished](Self::finished).
@@ -159,10 +191,15 @@ impl<K: Clone + Eq + Hash + Ord, G: Clone + Eq + Hash> Queue<K, G> {
             return;
         };
         entry.running = false;
+        // A wake that was put off during the run.
+        let earlier = entry.timer.take();
+        if let Some(at) = earlier {
+            self.timers.remove(&(at, key.clone()));
+        }
         if let Some(urgency) = entry.ready {
             let group = entry.group.clone();
             self.ready[urgency.index()].push(&group, key.clone());
-        } else if let Some(at) = again {
+        } else if let Some(at) = earlier.into_iter().chain(again).min() {
             entry.timer = Some(at);
             self.timers.insert((at, key.clone()));
         }
@@ -225,6 +262,38 @@ mod tests {
         assert_eq!(queue.waiting(), 3);
         assert_eq!(drain(&mut queue), ["delete", "edit", "resync"]);
         assert_eq!(queue.waiting(), 0);
+    }
+
+    #[test]
+    fn a_storm_of_wakes_costs_what_is_earned_and_loses_none() {
+        let mut queue = Queue::new();
+        assert!(!queue.nudge(&"x", NOW));
+        queue.push("x", 'a', Urgency::Edit);
+        assert_eq!(take(&mut queue, NOW), Some("x"));
+        queue.finished(&"x", None);
+        let (mut now, mut runs) = (NOW, 0);
+        let end = NOW + Duration::from_secs(10);
+        while now < end {
+            queue.nudge(&"x", now);
+            if take(&mut queue, now).is_some() {
+                runs += 1;
+                // Also those that come during the run.
+                queue.nudge(&"x", now);
+                queue.finished(&"x", Some(now + Duration::from_secs(60)));
+            }
+            now += Duration::from_millis(1);
+        }
+        let earned = WAKES_MAX + 20;
+        assert!((earned - 2..=earned + 2).contains(&runs), "{runs}");
+        // The last wake of the storm is answered.
+        let due = queue.due().unwrap();
+        assert!(due <= now + WAKE_EARNED, "{due:?}");
+        assert_eq!(take(&mut queue, due), Some("x"));
+        queue.finished(&"x", None);
+        // A quiet minute later it may be woken as often as before.
+        now += Duration::from_secs(60);
+        queue.nudge(&"x", now);
+        assert_eq!(take(&mut queue, now), Some("x"));
     }
 
     #[test]

@@ -19,6 +19,7 @@ use capi_contract::{Class, Classify, Connect, Credentials, Identity};
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client};
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use super::backoff;
@@ -80,7 +81,12 @@ pub(crate) struct Sessions<C: Connect> {
     clock: Clock,
     call_timeout: Duration,
     known: Mutex<HashMap<Option<Identity>, Known<C::Session>>>,
+    /// The session of each identity that may be used, for those that follow it.
+    live: Mutex<Live<C::Session>>,
+    changed: Notify,
 }
+
+type Live<S> = HashMap<Option<Identity>, Arc<S>>;
 
 impl<C: Connect> Sessions<C> {
     pub(crate) fn new(connector: C, client: Client, clock: Clock, call_timeout: Duration) -> Self {
@@ -90,6 +96,53 @@ impl<C: Connect> Sessions<C> {
             clock,
             call_timeout,
             known: Mutex::new(HashMap::new()),
+            live: Mutex::new(HashMap::new()),
+            changed: Notify::new(),
+        }
+    }
+
+    pub(super) fn connector(&self) -> &C {
+        &self.connector
+    }
+
+    pub(super) fn now(&self) -> Duration {
+        self.clock.monotonic()
+    }
+
+    /// The sessions that are there now.
+    pub(super) fn live(&self) -> Live<C::Session> {
+        self.live.lock().clone()
+    }
+
+    /// Waits until there are others.
+    pub(super) async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    /// Ends the sessions that nobody has asked for in this time.
+    pub(super) fn forget_idle(&self, idle: Duration) {
+        let now = self.now();
+        let mut known = self.known.lock();
+        known.retain(|identity, one| {
+            let stays = now < one.used + idle;
+            if !stays {
+                self.end(identity);
+            }
+            stays
+        });
+        // One that was made while its place was given to another.
+        let mut live = self.live.lock();
+        live.retain(|identity, _| known.contains_key(identity));
+    }
+
+    fn begin(&self, identity: Option<&Identity>, session: Arc<C::Session>) {
+        self.live.lock().insert(identity.cloned(), session);
+        self.changed.notify_one();
+    }
+
+    fn end(&self, identity: &Option<Identity>) {
+        if self.live.lock().remove(identity).is_some() {
+            self.changed.notify_one();
         }
     }
 
@@ -134,6 +187,7 @@ impl<C: Connect> Sessions<C> {
                     self.refuse(state, failure.message.clone());
                     // What is in the Secret now cannot be used, whatever was there before.
                     state.session = None;
+                    self.end(&identity.cloned());
                 }
                 Err(failure)
             }
@@ -178,6 +232,7 @@ impl<C: Connect> Sessions<C> {
             let oldest = known.iter().min_by_key(|(_, k)| k.used);
             if let Some(oldest) = oldest.map(|(identity, _)| identity.clone()) {
                 known.remove(&oldest);
+                self.end(&oldest);
             }
         }
         let slot = Arc::new(tokio::sync::Mutex::new(State {
@@ -215,7 +270,9 @@ impl<C: Connect> Sessions<C> {
         let connecting = self.connector.connect(identity, credentials.as_ref());
         match timeout(self.call_timeout, connecting).await {
             Ok(Ok(session)) => {
-                state.session = Some(Arc::new(session));
+                let session = Arc::new(session);
+                self.begin(identity, Arc::clone(&session));
+                state.session = Some(session);
                 state.credentials = credentials;
                 state.generation += 1;
                 Ok(())

@@ -11,7 +11,8 @@ use kube::{Resource, ResourceExt};
 use serde_json::{Map, Value, json};
 
 use super::children::{Nursery, Parent, owner_reference};
-use super::world::{Key, Role};
+use super::node::Wishes;
+use super::world::{Key, Role, Topic};
 use crate::engine::{
     Admission, FactsOf, Failure, Kind, Leave, News, Notice, ObjectOf, ScopeOf, Subject, Told,
 };
@@ -22,6 +23,7 @@ pub(crate) struct Machines<T: InfraMachine> {
     pub(crate) external: T,
     pub(crate) nursery: Nursery<<T as InfraMachine>::Cluster, <T as InfraMachine>::Kind>,
     pub(crate) recorder: Recorder,
+    pub(crate) wishes: Arc<Wishes>,
 }
 
 /// What surrounds a machine.
@@ -109,6 +111,8 @@ impl<T: InfraMachine> Machines<T> {
             owner,
         );
         scope.addresses = family.addresses;
+        self.nursery.world.note(&key, Topic::Node(key.name.clone()));
+        scope.drained = self.wishes.drained(&key.name);
         Ok(Admission::Open(Box::new(scope)))
     }
 }
@@ -143,7 +147,11 @@ impl<T: InfraMachine> Kind for Machines<T> {
     }
 
     fn load(&self, name: &ObjectName) -> Option<Arc<ObjectOf<Self>>> {
-        self.nursery.world.infra_machines.get(name)
+        let found = self.nursery.world.infra_machines.get(name);
+        if found.is_none() {
+            self.wishes.forget(name);
+        }
+        found
     }
 
     fn stored(&self, mut object: ObjectOf<Self>) -> Arc<ObjectOf<Self>> {
@@ -187,6 +195,8 @@ impl<T: InfraMachine> Kind for Machines<T> {
 
     fn leave(&self, subject: &Subject<ObjectOf<Self>>) -> Leave {
         let object = subject.object.as_ref();
+        // Core drains the nodes of machines that go.
+        self.wishes.forget(&ObjectName::of(object));
         let around = self.around(object);
         match gate::teardown(object.meta(), around.cluster.as_deref()) {
             Gate::Stranger | Gate::External => Leave::Ignore,
@@ -226,9 +236,11 @@ impl<T: InfraMachine> Kind for Machines<T> {
     fn tell(
         &self,
         subject: &Subject<ObjectOf<Self>>,
-        _scope: &ScopeOf<Self>,
+        scope: &ScopeOf<Self>,
         facts: &FactsOf<Self>,
     ) -> Told {
+        let id = provider_id(&subject.raw).or(facts.provider_id.as_deref());
+        self.wishes.note(scope, facts.node.as_ref(), id);
         let last = subject.status();
         let own = serde_json::to_value(&facts.own).unwrap_or_default();
         let mut status = own.as_object().cloned().unwrap_or_default();

@@ -4,6 +4,7 @@ mod children;
 mod cluster;
 mod keeper;
 mod machine;
+mod node;
 mod run;
 mod store;
 mod watch;
@@ -23,6 +24,7 @@ use self::children::Nursery;
 use self::cluster::Clusters;
 use self::keeper::Keeper;
 use self::machine::Machines;
+use self::node::{Nodes, Wishes};
 use self::run::Engine;
 use self::world::World;
 use crate::engine::{Driver, Sessions};
@@ -226,26 +228,39 @@ where
                 IC::SECRET_FINALIZER,
             ),
         };
+        let wishes = Arc::new(Wishes::new());
         let machines = Machines {
             external: self.machines,
             nursery: nursery(),
-            recorder,
+            recorder: recorder.clone(),
+            wishes: Arc::clone(&wishes),
         };
+        let nodes = Nodes::new(
+            wishes,
+            Arc::clone(&world),
+            client.clone(),
+            recorder,
+            options.clone(),
+        );
+        let clusters = Driver::new(
+            Arc::new(clusters),
+            client.clone(),
+            Arc::clone(&sessions),
+            self.hooks.clone(),
+            options.clone(),
+        );
+        let machines = Driver::new(
+            Arc::new(machines),
+            client.clone(),
+            Arc::clone(&sessions),
+            self.hooks,
+            options.clone(),
+        );
         let engine = Engine {
-            clusters: Driver::new(
-                Arc::new(clusters),
-                client.clone(),
-                Arc::clone(&sessions),
-                self.hooks.clone(),
-                options.clone(),
-            ),
-            machines: Driver::new(
-                Arc::new(machines),
-                client.clone(),
-                sessions,
-                self.hooks,
-                options.clone(),
-            ),
+            clusters: Arc::new(clusters),
+            machines: Arc::new(machines),
+            sessions,
+            nodes,
             world,
             client,
             options,

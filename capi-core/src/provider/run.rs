@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use capi_contract::view::{AddressClaimView, AddressView, ClusterView, MachineView};
 use capi_contract::view::{CLUSTER_NAME_LABEL, WATCH_FILTER_LABEL};
-use capi_contract::{ChildKind, Connect, External, InfraCluster, InfraMachine};
+use capi_contract::{ChildKind, Connect, External, InfraCluster, InfraMachine, Wake, Wakes};
 use futures::future::{BoxFuture, FutureExt, join_all};
 use futures::stream::{FuturesUnordered, StreamExt};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -23,10 +23,11 @@ use super::Status;
 use super::children::resource_of;
 use super::cluster::Clusters;
 use super::machine::Machines;
+use super::node::Nodes;
 use super::store::{Change, Store};
 use super::watch::{Lenient, On, Watch, decoded, filter_selector, follow};
 use super::world::{Key, Role, Topic, World};
-use crate::engine::{Driver, Next};
+use crate::engine::{Driver, Next, Sessions};
 use crate::options::Options;
 
 /// How long passes that are under way may take to come to their end after a shutdown; less than the
@@ -42,8 +43,10 @@ const LEADERSHIP_LOOK: Duration = Duration::from_secs(1);
 /// A provider with everything that it needs.
 pub(crate) struct Engine<C: Connect, IC: InfraCluster, IM: InfraMachine> {
     pub(crate) world: Arc<World<<IC as InfraCluster>::Kind, <IM as InfraMachine>::Kind>>,
-    pub(crate) clusters: Driver<Clusters<IC, <IM as InfraMachine>::Kind>, C>,
-    pub(crate) machines: Driver<Machines<IM>, C>,
+    pub(crate) clusters: Arc<Driver<Clusters<IC, <IM as InfraMachine>::Kind>, C>>,
+    pub(crate) machines: Arc<Driver<Machines<IM>, C>>,
+    pub(crate) sessions: Arc<Sessions<C>>,
+    pub(crate) nodes: Nodes<IM>,
     pub(crate) client: Client,
     pub(crate) options: Options,
     pub(crate) status: Status,
@@ -69,7 +72,30 @@ where
             }
         }
         all.push(self.watch_addresses().boxed());
+        all.push(self.follow_backends().boxed());
+        all.push(self.nodes.serve().boxed());
         join_all(all).await;
+    }
+
+    /// Lets backends that tell of changes wake objects.
+    async fn follow_backends(&self) {
+        let (world, clock) = (Arc::clone(&self.world), self.options.clock.clone());
+        let (clusters, machines) = (Arc::clone(&self.clusters), Arc::clone(&self.machines));
+        let wakes = Wakes::new(move |wake| {
+            let (role, name) = match wake {
+                Wake::Cluster(name) => (Role::Cluster, name),
+                Wake::Machine(name) => (Role::Machine, name),
+            };
+            let key = Key { role, name };
+            // Before the pass that may begin at once.
+            match role {
+                _ if !world.is_known(&key) => return,
+                Role::Cluster => clusters.disturb(&key.name),
+                Role::Machine => machines.disturb(&key.name),
+            }
+            world.nudge(&key, clock.monotonic());
+        });
+        self.sessions.follow(&wakes).await;
     }
 
     /// Makes passes until `shutdown`.

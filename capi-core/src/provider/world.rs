@@ -43,6 +43,8 @@ pub(crate) enum Topic {
     AddressClaim(ObjectName),
     Address(ObjectName),
     Child(ChildKind, ObjectName),
+    /// What was done at the Node of an infra machine.
+    Node(ObjectName),
     /// The first list of the address kinds.
     Ipam,
 }
@@ -234,6 +236,21 @@ impl<IC: Resource, IM: Resource> World<IC, IM> {
                 }
             }
             Role::Cluster => self.wake(&Topic::InfraCluster(change.name.clone())),
+        }
+    }
+
+    /// Whether an object is driven.
+    pub(crate) fn is_known(&self, key: &Key) -> bool {
+        match key.role {
+            Role::Cluster => self.infra_clusters.get(&key.name).is_some(),
+            Role::Machine => self.infra_machines.get(&key.name).is_some(),
+        }
+    }
+
+    /// Wakes an object because something outside Kubernetes has changed.
+    pub(crate) fn nudge(&self, key: &Key, now: Duration) {
+        if self.queue.lock().nudge(key, now) {
+            self.pushed.notify_one();
         }
     }
 

@@ -1,6 +1,7 @@
 //! A platform with tasks that take time: the double that the engine's tests drive.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -8,13 +9,14 @@ use capi_contract::crd::{InfraClusterStatus, InfraMachineStatus};
 use capi_contract::view::MachineView;
 use capi_contract::{
     AddressRequest, AddressType, Child, Claim, Class, Classify, Connect, Credentials, Depth,
-    Effect, Endpoint, Endpointed, External, GivenEndpoint, Identity, InfraMachine, Lookup, Lost,
-    MachineAddress, MachineFacts, MachineScope, Mark, Operation, Plan, PoolRef, Progress, Receipt,
-    Step, Supply, Teardown, Waiting,
+    Drained, Effect, Endpoint, Endpointed, External, GivenEndpoint, Identity, InfraMachine, Lookup,
+    Lost, MachineAddress, MachineFacts, MachineScope, Mark, NodeWish, ObjectName, Operation, Plan,
+    PoolRef, Progress, Receipt, Step, Supply, Teardown, Waiting, Wakes,
 };
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 #[derive(CustomResource, Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
@@ -37,6 +39,9 @@ pub(crate) struct FarmMachineSpec {
     /// An address pool.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) pool: Option<String>,
+    /// Whether the platform has no cloud controller that writes provider ids.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) node: Option<bool>,
     /// A field without behaviour.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) gpu: Option<String>,
@@ -74,6 +79,8 @@ pub(crate) struct Vm {
     pub(crate) configured: bool,
     pub(crate) running: bool,
     pub(crate) data: Vec<u8>,
+    /// The host wants to be rid of it, and gives its node this long.
+    pub(crate) evicted: Option<Duration>,
 }
 
 #[derive(Clone, Debug)]
@@ -135,6 +142,36 @@ pub(crate) struct Farm {
     state: Arc<Mutex<State>>,
     delay: Duration,
     witness: Option<Witness>,
+    news: Arc<News>,
+}
+
+/// What the platform tells of by itself.
+#[derive(Default)]
+struct News {
+    changed: Notify,
+    machines: Mutex<Vec<ObjectName>>,
+    /// How many sessions listen now, and how often one began to.
+    listening: AtomicUsize,
+    begun: AtomicUsize,
+    /// Whether the next news makes the listener panic.
+    is_poisoned: AtomicBool,
+}
+
+/// Counts a listener for as long as it listens.
+struct Listening<'a>(&'a News);
+
+impl<'a> Listening<'a> {
+    fn begin(news: &'a News) -> Self {
+        news.listening.fetch_add(1, Ordering::SeqCst);
+        news.begun.fetch_add(1, Ordering::SeqCst);
+        Self(news)
+    }
+}
+
+impl Drop for Listening<'_> {
+    fn drop(&mut self) {
+        self.0.listening.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 impl std::fmt::Debug for Farm {
@@ -155,7 +192,26 @@ impl Farm {
             state: Arc::new(Mutex::new(state)),
             delay,
             witness: None,
+            news: Arc::default(),
         }
+    }
+
+    /// Tells the sessions that something of a machine has changed.
+    pub(crate) fn tell(&self, machine: &str) {
+        let name = ObjectName::new("default", machine);
+        self.news.machines.lock().unwrap().push(name);
+        self.news.changed.notify_one();
+    }
+
+    /// Makes the session that hears of the next news panic.
+    pub(crate) fn poison(&self) {
+        self.news.is_poisoned.store(true, Ordering::SeqCst);
+    }
+
+    /// How many sessions listen now, and how often one began to.
+    pub(crate) fn listeners(&self) -> (usize, usize) {
+        let count = |of: &AtomicUsize| of.load(Ordering::SeqCst);
+        (count(&self.news.listening), count(&self.news.begun))
     }
 
     /// Shows every call to `witness` before it takes effect; for engines that are started later.
@@ -175,8 +231,15 @@ impl Farm {
             configured: true,
             running: true,
             data: Vec::new(),
+            evicted: None,
         };
         self.state.lock().unwrap().vms.insert(id, vm);
+    }
+
+    /// Lets the host want to be rid of its VMs, or not any more.
+    pub(crate) fn evict(&self, within: Option<Duration>) {
+        let mut state = self.state.lock().unwrap();
+        state.vms.values_mut().for_each(|vm| vm.evicted = within);
     }
 
     pub(crate) fn destroy_by_hand(&self, id: u64) {
@@ -258,6 +321,7 @@ impl State {
                         configured: false,
                         running: false,
                         data: Vec::new(),
+                        evicted: None,
                     };
                     self.vms.entry(id).or_insert(vm);
                 }
@@ -352,6 +416,17 @@ impl Connect for Farm {
         }
         Ok(Login(self.clone()))
     }
+
+    async fn follow(&self, session: &Login, wakes: &Wakes) {
+        let news = &session.0.news;
+        let _listening = Listening::begin(news);
+        loop {
+            news.changed.notified().await;
+            assert!(!news.is_poisoned.swap(false, Ordering::SeqCst), "poisoned");
+            let told = std::mem::take(&mut *news.machines.lock().unwrap());
+            told.into_iter().for_each(|name| wakes.machine(name));
+        }
+    }
 }
 
 /// The machines of the platform.
@@ -422,14 +497,20 @@ impl External for FarmMachines {
 
     fn plan(
         &self,
-        _scope: &Self::Scope,
+        scope: &Self::Scope,
         _claim: &FarmClaim,
         seen: Option<&(u64, Vm)>,
     ) -> Plan<FarmStep> {
+        let wait = |reason| Plan::Wait(Waiting::new(reason, "", Duration::from_secs(600)));
         match seen {
             None => Plan::Apply(FarmStep::Clone),
             Some((_, vm)) if !vm.configured => Plan::Apply(FarmStep::Configure),
             Some((_, vm)) if !vm.running => Plan::Apply(FarmStep::Start),
+            Some((_, vm)) if vm.evicted.is_some() => match scope.drained {
+                None => wait("Draining"),
+                Some(Drained::Empty) => wait("DrainedEmpty"),
+                Some(Drained::TimedOut) => wait("DrainTimedOut"),
+            },
             Some(_) => Plan::Settled,
         }
     }
@@ -502,8 +583,14 @@ impl External for FarmMachines {
         })
     }
 
-    fn facts(&self, _scope: &Self::Scope, claim: &FarmClaim, seen: &(u64, Vm)) -> MachineFacts<()> {
+    fn facts(&self, scope: &Self::Scope, claim: &FarmClaim, seen: &(u64, Vm)) -> MachineFacts<()> {
         let mut facts = MachineFacts::default();
+        let wish = NodeWish::provider_id();
+        facts.node = match (scope.object.spec.node, seen.1.evicted) {
+            (Some(true), Some(within)) => Some(wish.drain(within)),
+            (Some(true), None) => Some(wish),
+            (Some(false) | None, _) => None,
+        };
         facts.provider_id = claim.mark.token().map(|token| format!("farm://{token}"));
         facts.running = seen.1.running;
         // Not among the fields that this author lists as written by the controller (R14).

@@ -14,6 +14,8 @@ mod farm;
 mod invariants;
 mod lease;
 mod life;
+mod nodes;
 mod rules;
 mod trouble;
+mod wakes;
 mod world;

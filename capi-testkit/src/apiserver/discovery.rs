@@ -42,6 +42,8 @@ const CUSTOM_VERBS: [&str; 8] = [
     "update",
     "watch",
 ];
+/// Group of what the subresource `eviction` takes.
+const EVICTION_GROUP: &str = "policy";
 /// Group of what the subresource `token` takes.
 const TOKEN_GROUP: &str = "authentication.k8s.io";
 const SUBRESOURCE_VERBS: [&str; 3] = ["get", "patch", "update"];
@@ -244,6 +246,17 @@ fn plain(resource: &Arc<Resource>) -> Vec<Value> {
             "verbs": ["create"],
         }));
     }
+    if is_evicted(resource) {
+        entries.push(json!({
+            "name": format!("{}/eviction", resource.plural),
+            "singularName": "",
+            "namespaced": resource.namespaced,
+            "group": EVICTION_GROUP,
+            "version": "v1",
+            "kind": "Eviction",
+            "verbs": ["create"],
+        }));
+    }
     if resource.scale.is_some() {
         entries.push(json!({
             "name": format!("{}/scale", resource.plural),
@@ -280,6 +293,10 @@ fn storage_version_hash(resource: &Resource) -> String {
 
 fn issues_tokens(resource: &Resource) -> bool {
     !resource.is_custom() && resource.kind == "ServiceAccount"
+}
+
+fn is_evicted(resource: &Resource) -> bool {
+    !resource.is_custom() && resource.kind == "Pod"
 }
 
 /// `APIGroupDiscoveryList`, of the core group or of all others.
@@ -342,6 +359,13 @@ fn aggregated(resource: &Arc<Resource>) -> Value {
         subresources.push(json!({
             "subresource": "token",
             "responseKind": kind(TOKEN_GROUP, "v1", "TokenRequest"),
+            "verbs": ["create"],
+        }));
+    }
+    if is_evicted(resource) {
+        subresources.push(json!({
+            "subresource": "eviction",
+            "responseKind": kind(EVICTION_GROUP, "v1", "Eviction"),
             "verbs": ["create"],
         }));
     }

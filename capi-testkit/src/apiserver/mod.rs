@@ -27,6 +27,7 @@ mod definitions;
 mod delete;
 mod discovery;
 mod event;
+mod eviction;
 mod hold;
 mod hook;
 mod jsonpath;

@@ -281,13 +281,14 @@ impl ApiServer {
             (Verb::Watch, _) => self.watch(ask).await,
             (Verb::Create, "") => self.create(ask).await,
             (Verb::Create, "token") => self.create_token(ask),
+            (Verb::Create, "eviction") => self.evict(ask),
             (Verb::Update, "" | "status" | "finalize") => self.update(ask).await,
             (Verb::Patch, "" | "status") => self.patch(ask).await,
             (Verb::Update, "scale") => self.update_scale(ask).await,
             (Verb::Patch, "scale") => self.patch_scale(ask).await,
             (Verb::Delete, "") => self.delete(ask).await,
             (Verb::DeleteCollection, "") => self.delete_collection(ask).await,
-            (_, "status" | "scale" | "finalize" | "token") => {
+            (_, "status" | "scale" | "finalize" | "token" | "eviction") => {
                 Err(StatusError::method_not_allowed())
             }
             (_, other) => {
@@ -319,6 +320,7 @@ fn check_scope(resource: &Resource, target: &Target) -> Result<(), StatusError> 
         "scale" => resource.scale.is_some(),
         "finalize" => resource.kind == "Namespace" && !resource.is_custom(),
         "token" => resource.kind == "ServiceAccount" && !resource.is_custom(),
+        "eviction" => resource.kind == "Pod" && !resource.is_custom(),
         _ => true,
     };
     let needs_namespace = resource.namespaced

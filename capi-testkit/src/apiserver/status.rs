@@ -218,6 +218,13 @@ impl StatusError {
         Self::new(413, "RequestEntityTooLarge", message)
     }
 
+    /// An eviction that a disruption budget forbids now.
+    pub(crate) fn disruption(budget: &str) -> Self {
+        let message = "Cannot evict pod as it would violate the pod's disruption budget.";
+        let why = format!("The disruption budget {budget} does not allow a disruption now");
+        Self::new(429, "TooManyRequests", message).cause("DisruptionBudget", why, "")
+    }
+
     /// Options of a request that are wrong or do not go together; `kind` is that of the options.
     pub(crate) fn invalid_options(kind: &str, errors: &[FieldError]) -> Self {
         let subject = Subject {
