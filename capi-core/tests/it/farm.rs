@@ -430,8 +430,11 @@ impl Connect for Farm {
 }
 
 /// The machines of the platform.
-#[derive(Clone, Debug)]
-pub(crate) struct FarmMachines;
+#[derive(Clone, Debug, Default)]
+pub(crate) struct FarmMachines {
+    /// Whether the author relies on the platform to refuse a number that is taken.
+    pub(crate) once: bool,
+}
 
 impl External for FarmMachines {
     type Object = FarmMachine;
@@ -442,6 +445,10 @@ impl External for FarmMachines {
     type Step = FarmStep;
     type Facts = MachineFacts<()>;
     type Error = FarmError;
+
+    fn creates_once(&self) -> bool {
+        self.once
+    }
 
     async fn recover(
         &self,

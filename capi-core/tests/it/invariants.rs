@@ -6,12 +6,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use capi_contract::{Class, Ledger, ObjectName};
-use capi_core::{Leadership, Options};
+use capi_core::{Leadership, Options, Provider};
 use kube::client::Body;
 use kube::{Client, ResourceExt};
 use serde_json::{Value, json};
 
-use crate::farm::{FarmClaim, FarmError, is_mutation};
+use crate::farm::{FarmClaim, FarmClusters, FarmError, FarmMachines, is_mutation};
 use crate::world::{ENGINE, MACHINES, World, condition, seconds};
 
 const LEDGER: &str = "capi-rs.dev/ledger";
@@ -416,4 +416,33 @@ async fn wr_01_what_others_wrote_is_kept() {
     assert!(machine.finalizers().contains(&FINALIZER.to_owned()));
     let shown = condition(&world.machine("m").unwrap(), "Backup");
     assert_eq!(shown["reason"], "Done");
+}
+
+/// A platform that refuses a second create of one claim need not be asked before the first.
+#[tokio::test(start_paused = true)]
+async fn r1_a_claim_that_nobody_knows_is_not_looked_for() {
+    for (once, looks) in [(false, 1), (true, 0)] {
+        let mut world = World::new(Duration::from_secs(1)).await;
+        world.farm.plant(101, "a stranger's");
+        let provider = Provider::new(world.farm.clone())
+            .cluster(FarmClusters::new())
+            .machine(FarmMachines { once })
+            .options(world.options());
+        world.run(provider, world.server.client(ENGINE));
+        world.create_machine("m", json!({})).await;
+        world.until_provisioned("m").await;
+        let calls = world.farm.calls();
+        let first = calls
+            .iter()
+            .position(|call| call.starts_with("clone"))
+            .unwrap();
+        let before = calls[..first]
+            .iter()
+            .filter(|call| call.starts_with("look 101"));
+        assert_eq!(before.count(), looks, "{calls:?}");
+        // The stranger keeps its number, and the machine gets another.
+        let vms = world.farm.vms();
+        assert_eq!(vms[&101].mark, "a stranger's");
+        assert_eq!(vms.len(), 2, "{vms:?}");
+    }
 }

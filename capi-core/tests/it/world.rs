@@ -93,7 +93,7 @@ impl World {
     pub(crate) fn provider(&self) -> Provider<Farm, FarmClusters, FarmMachines> {
         Provider::new(self.farm.clone())
             .cluster(FarmClusters::new())
-            .machine(FarmMachines)
+            .machine(FarmMachines::default())
             .options(self.options())
     }
 
