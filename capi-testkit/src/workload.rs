@@ -235,6 +235,12 @@ pub enum Refused {
         /// The machine that made the cluster.
         by: String,
     },
+    /// The machine is being made a node; ask again.
+    #[error("[wait-control-plane] Waiting for the kubelet and the control plane")]
+    Pending,
+    /// Something else went wrong, in these words.
+    #[error("{0}")]
+    Failed(String),
     /// The token is unknown to the cluster.
     #[error(
         "couldn't validate the identity of the API server: could not find a JWS signature in the cluster-info ConfigMap for the given token"
@@ -275,8 +281,9 @@ impl Refused {
     /// Whether trying again later can help, as kubeadm's discovery does for some minutes.
     pub fn is_temporary(&self) -> bool {
         match self {
-            Self::Unanswered { .. } | Self::UnknownToken => true,
+            Self::Unanswered { .. } | Self::Pending | Self::UnknownToken => true,
             Self::AlreadyInitialised { .. }
+            | Self::Failed(_)
             | Self::OtherCa { .. }
             | Self::NameTaken { .. }
             | Self::AddressTaken { .. }

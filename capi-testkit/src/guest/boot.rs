@@ -434,6 +434,7 @@ impl Guest {
             match command.action {
                 Action::Kubeadm { init, config } => match self.kubeadm(init, &config) {
                     Ok(join) => {
+                        self.disk.kubeadm_config = Some(config);
                         let verb = if init { "init" } else { "join" };
                         self.print(now, &format!("kubeadm: {verb} on {}", join.endpoint));
                         let until = now + self.pace.kubeadm;

@@ -30,6 +30,8 @@ pub struct Disk {
     pub(super) membership: Option<Join>,
     /// Whether this machine ran `kubeadm init`.
     pub(super) made_cluster: bool,
+    /// The file that kubeadm was run with.
+    pub(super) kubeadm_config: Option<String>,
     /// How cloud-init ended.
     pub(super) outcome: Option<Result<(), String>>,
 }
@@ -74,6 +76,11 @@ impl Disk {
     /// Whether the machine became a member of a cluster.
     pub fn is_member(&self) -> bool {
         self.membership.is_some()
+    }
+
+    /// The path of the configuration that kubeadm was last run with.
+    pub fn kubeadm_config(&self) -> Option<&str> {
+        self.kubeadm_config.as_deref()
     }
 
     pub(super) fn write(
@@ -139,6 +146,7 @@ impl Debug for Disk {
             .field("network", &self.network)
             .field("membership", &self.membership)
             .field("made_cluster", &self.made_cluster)
+            .field("kubeadm_config", &self.kubeadm_config)
             .field("outcome", &self.outcome)
             .finish()
     }

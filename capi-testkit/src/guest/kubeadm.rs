@@ -432,7 +432,9 @@ fn reachable(machine: &Machine<'_>, join: &Join) -> Result<(), String> {
 }
 
 /// `sha256:<hex>` of the SubjectPublicKeyInfo of a PEM certificate, as kubeadm pins it.
-pub(crate) fn ca_hash(pem: &Bytes) -> Option<String> {
+///
+/// `None` if it is no certificate.
+pub fn ca_hash(pem: &Bytes) -> Option<String> {
     let text = std::str::from_utf8(pem).ok()?;
     let (_, rest) = text.split_once("-----BEGIN CERTIFICATE-----")?;
     let (body, _) = rest.split_once("-----END CERTIFICATE-----")?;

@@ -21,11 +21,10 @@
 //!
 //! 1. calls [`Guest::power_on`] with the machine's [`Disk`], and [`Guest::advance`] whenever
 //!    [`Guest::wakes_at`] has come; `now` is the time since any fixed point, the same in all calls;
-//! 2. passes each [`Event::Join`] to [`Workloads::join`](crate::workload::Workloads::join) and hands
-//!    the answer to [`Guest::joined`];
+//! 2. passes each [`Event::Join`] to a [`Membership`], such as
+//!    [`Workloads`](crate::workload::Workloads), and hands the answer to [`Guest::joined`];
 //! 3. asks [`Guest::agent`] when its API is asked for the guest agent;
-//! 4. calls [`Guest::power_off`] and keeps the disk, telling
-//!    [`Workloads::machine_stopped`](crate::workload::Workloads::machine_stopped).
+//! 4. calls [`Guest::power_off`] and keeps the disk, telling [`Membership::machine_stopped`].
 //!
 //! # Guarantees
 //!
@@ -47,6 +46,7 @@ mod ini;
 mod iso;
 mod jinja;
 mod kubeadm;
+mod membership;
 mod network;
 mod seed;
 mod service;
@@ -57,7 +57,8 @@ pub use self::boot::{Event, Guest};
 pub use self::disk::Disk;
 pub use self::hardware::{BadMac, Hardware, Ignition, Image, Mac, Medium, Nic, Pace};
 pub use self::iso::{BadIso, File, read_iso};
-pub(crate) use self::kubeadm::ca_hash;
+pub use self::kubeadm::ca_hash;
+pub use self::membership::Membership;
 
 /// Written by the bootstrap script of Cluster API once kubeadm succeeded.
 pub const SENTINEL: &str = "/run/cluster-api/bootstrap-success.complete";

@@ -1,12 +1,12 @@
 //! The operating systems in the VMs.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use capi_testkit::guest::{
-    Agent, Disk, Event, Executed, Guest, Hardware, Image, Mac, Medium, Nic, Pace,
+    Agent, Disk, Event, Executed, Guest, Hardware, Image, Mac, Medium, Membership, Nic, Pace,
 };
-use capi_testkit::workload::Workloads;
 
 use crate::builder::GIB;
 use crate::world::World;
@@ -22,18 +22,19 @@ const EXECUTED_MAX: usize = 64;
 /// What boots in VMs that start: what their template has installed, and where it may join.
 #[derive(Clone, Debug)]
 pub struct Guests {
-    workloads: Workloads,
+    clusters: Arc<dyn Membership>,
     pace: Pace,
     image: Image,
     images: BTreeMap<u32, Image>,
 }
 
 impl Guests {
-    /// Guests whose nodes join these clusters: Ubuntu with guest agent, cloud-init and a fitting
-    /// Kubernetes, booting at a usual pace.
-    pub fn new(workloads: Workloads) -> Self {
+    /// Guests whose nodes join these clusters, such as
+    /// [`Workloads`](capi_testkit::workload::Workloads): Ubuntu with guest agent, cloud-init and a
+    /// fitting Kubernetes, booting at a usual pace.
+    pub fn new(clusters: impl Membership + 'static) -> Self {
         Self {
-            workloads,
+            clusters: Arc::new(clusters),
             pace: Pace::default(),
             image: Image::default(),
             images: BTreeMap::new(),
@@ -87,7 +88,7 @@ impl GuestHost {
     /// The VM is gone, with its disk.
     pub(crate) fn destroyed(&mut self, birth: usize) {
         if let (Some(guests), Some(machine)) = (&self.guests, self.machines.remove(&birth)) {
-            guests.workloads.machine_destroyed(&machine.uuid);
+            guests.clusters.machine_destroyed(&machine.uuid);
         }
     }
 
@@ -100,7 +101,7 @@ impl GuestHost {
             machine.disk = guest.power_off();
         }
         machine.executed.clear();
-        guests.workloads.machine_stopped(&machine.uuid);
+        guests.clusters.machine_stopped(&machine.uuid);
     }
 
     fn started(
@@ -137,7 +138,7 @@ impl GuestHost {
             }
             for event in guest.advance(now) {
                 if let Event::Join(join) = event {
-                    let answer = guests.workloads.join(&join);
+                    let answer = guests.clusters.join(&join, guest.disk());
                     guest.joined(now, answer);
                 }
             }

@@ -1,9 +1,11 @@
 //! VMs boot what was attached to them, and their agent answers from what came of it.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use capi_testkit::guest::Pace;
-use capi_testkit::workload::{Endpoint, Entry, Join, Node, Role, Workloads};
+use capi_testkit::guest::{Disk, Membership, Pace};
+use capi_testkit::workload::{Endpoint, Entry, Join, Node, Refused, Role, Workloads};
 use pve_sim::{Builder, Delays, Guests, Platform};
 use serde_json::{Value, json};
 use tokio::time::sleep;
@@ -275,4 +277,44 @@ async fn a_vm_without_a_seed_says_so_on_its_console() {
     assert!(console.contains("no medium is attached"), "{console}");
     let cluster = workloads.get(&Endpoint::new("10.0.0.9", 6443)).unwrap();
     assert_eq!(cluster.nodes.len(), 1);
+}
+
+/// Clusters whose control plane needs time to start.
+#[derive(Debug)]
+struct Slow {
+    workloads: Workloads,
+    asked: Arc<AtomicUsize>,
+}
+
+impl Membership for Slow {
+    fn join(&self, join: &Join, disk: &Disk) -> Result<(), Refused> {
+        let config = disk.kubeadm_config().expect("kubeadm has run");
+        assert!(disk.file(config).is_some(), "with a file: {config}");
+        if self.asked.fetch_add(1, Ordering::Relaxed) < 2 {
+            return Err(Refused::Pending);
+        }
+        self.workloads.join(join)
+    }
+
+    fn machine_stopped(&self, _: &str) {}
+
+    fn machine_destroyed(&self, _: &str) {}
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_guest_asks_again_while_the_control_plane_starts() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let slow = Slow {
+        workloads: workloads(),
+        asked: Arc::clone(&asked),
+    };
+    let workloads = slow.workloads.clone();
+    let platform = Builder::new().guests(Guests::new(slow)).build();
+    start(&platform, Some(&join_data())).await;
+    sleep(Duration::from_secs(120)).await;
+    let console = platform.console(100).join("\n");
+    assert_eq!(asked.load(Ordering::Relaxed), 3, "{console}");
+    assert!(console.contains("Waiting for the kubelet"), "{console}");
+    let cluster = workloads.get(&Endpoint::new("10.0.0.9", 6443)).unwrap();
+    assert_eq!(cluster.nodes.len(), 2, "{console}");
 }
