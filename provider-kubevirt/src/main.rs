@@ -62,6 +62,7 @@ impl Program for Kubevirt {
             definitions: api::crds(),
             takes_addresses: false,
             environment: None,
+            templates: &[],
         }
     }
 
