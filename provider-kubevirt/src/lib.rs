@@ -10,6 +10,7 @@
 //! | [`session`] | a connected client, and what its users share |
 //! | [`connect`] | from credentials to a session |
 //! | [`vm`] | the VirtualMachine that a machine asks for, pure |
+//! | [`service`] | the Service in front of a control plane, pure |
 //! | [`cluster`] | KubevirtCluster on the seam |
 //! | [`machine`] | KubevirtMachine on the seam |
 
@@ -18,5 +19,6 @@ pub mod cluster;
 pub mod connect;
 pub mod infra;
 pub mod machine;
+pub mod service;
 pub mod session;
 pub mod vm;

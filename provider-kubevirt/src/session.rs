@@ -13,8 +13,8 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::infra::{
-    Cache, DataVolumeView, Infra, InstanceView, MigrationView, OF_MACHINES, Version, VmView,
-    follow, machine_of,
+    Cache, DataVolumeView, Infra, InstanceView, MigrationView, OF_CLUSTERS, OF_MACHINES,
+    ServiceView, Version, VmView, cluster_of, follow, machine_of,
 };
 
 /// How many watches one session has. A tenant has a namespace, and a namespace two to four of them;
@@ -32,6 +32,7 @@ pub struct Session {
     instances: Cache<InstanceView>,
     volumes: Cache<DataVolumeView>,
     migrations: Cache<MigrationView>,
+    services: Cache<ServiceView>,
     wanted: Mutex<BTreeSet<(Kind, String)>>,
     more: Notify,
     secrets: Mutex<HashMap<Mark, SecretNote>>,
@@ -44,6 +45,7 @@ pub(crate) enum Kind {
     Instance,
     Volume,
     Migration,
+    Service,
 }
 
 /// How the bootstrap Secret of a machine stands, as this process knows it.
@@ -78,6 +80,7 @@ impl Session {
             instances: Cache::default(),
             volumes: Cache::default(),
             migrations: Cache::default(),
+            services: Cache::default(),
             wanted: Mutex::new(BTreeSet::new()),
             more: Notify::new(),
             secrets: Mutex::new(HashMap::new()),
@@ -113,6 +116,11 @@ impl Session {
     /// Migrations that are known without asking.
     pub fn migrations(&self) -> &Cache<MigrationView> {
         &self.migrations
+    }
+
+    /// Services that are known without asking.
+    pub fn services(&self) -> &Cache<ServiceView> {
+        &self.services
     }
 
     /// Asks for kinds in a namespace to be watched from now on.
@@ -160,6 +168,14 @@ impl Session {
                 }
                 Kind::Migration => {
                     follow(client, at, of, &self.migrations, |one| wake(wakes, one)).await;
+                }
+                Kind::Service => {
+                    let changed = |service: &ServiceView| {
+                        if let Some(name) = cluster_of(service) {
+                            wakes.cluster(name);
+                        }
+                    };
+                    follow(client, at, OF_CLUSTERS, &self.services, changed).await;
                 }
             }
         })

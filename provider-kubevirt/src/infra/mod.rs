@@ -18,8 +18,8 @@ pub use cache::{Cache, Watched};
 pub use client::{Deletion, Infra, Version};
 pub use error::InfraError;
 pub use view::{
-    ConditionView, DataVolumeStatus, DataVolumeView, InstanceSpec, InstanceStatus, InstanceView,
-    InterfaceView, MigrationSpec, MigrationStatus, MigrationView, NetworkView, SecretRefView,
-    VmSpec, VmStatus, VmView, VolumeView,
+    ConditionView, DataVolumeStatus, DataVolumeView, IngressView, InstanceSpec, InstanceStatus,
+    InstanceView, InterfaceView, LoadBalancerView, MigrationSpec, MigrationStatus, MigrationView,
+    NetworkView, SecretRefView, ServiceStatus, ServiceView, VmSpec, VmStatus, VmView, VolumeView,
 };
-pub(crate) use watch::{OF_MACHINES, follow, machine_of};
+pub(crate) use watch::{OF_CLUSTERS, OF_MACHINES, cluster_of, follow, machine_of, mark_in};

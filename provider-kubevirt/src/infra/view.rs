@@ -5,6 +5,7 @@ use capi_contract::view::slim_meta;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Resource;
 use serde::Deserialize;
+use serde_json::{Map, Value};
 
 /// Implements `kube::Resource` for a view.
 macro_rules! resource {
@@ -68,6 +69,8 @@ resource!(
     "DataVolume",
     "datavolumes"
 );
+
+resource!(ServiceView, "", "v1", "Service", "services");
 
 /// A condition of any of the kinds.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -295,6 +298,45 @@ pub struct DataVolumeStatus {
     pub progress: String,
     /// Conditions.
     pub conditions: Vec<ConditionView>,
+}
+
+/// `Service`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct ServiceView {
+    /// Metadata without managed fields.
+    #[serde(deserialize_with = "slim_meta")]
+    pub metadata: ObjectMeta,
+    /// What is wanted, whole: it is compared with what a user wrote.
+    pub spec: Map<String, Value>,
+    /// What is.
+    pub status: ServiceStatus,
+}
+
+/// `Service.status`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ServiceStatus {
+    /// Where the load balancer is reached.
+    pub load_balancer: LoadBalancerView,
+}
+
+/// `Service.status.loadBalancer`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct LoadBalancerView {
+    /// Its addresses; empty until it has one.
+    pub ingress: Vec<IngressView>,
+}
+
+/// An address of a load balancer: one of the two.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct IngressView {
+    /// As an IP address.
+    pub ip: String,
+    /// As a host name.
+    pub hostname: String,
 }
 
 impl InstanceSpec {

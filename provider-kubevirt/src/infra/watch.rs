@@ -4,15 +4,17 @@ use std::fmt;
 use std::pin::pin;
 use std::time::Duration;
 
-use capi_contract::ObjectName;
+use capi_contract::view::CLUSTER_NAME_LABEL;
+use capi_contract::{Mark, ObjectName};
 use futures::StreamExt;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::core::NamespaceResourceScope;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 
 use super::cache::Cache;
-use crate::api::{MACHINE_NAME_LABEL, MACHINE_NAMESPACE_LABEL};
+use crate::api::{MACHINE_NAME_LABEL, MACHINE_NAMESPACE_LABEL, MARK_ANNOTATION};
 
 /// Delays between tries of a broken watch: a server that restarts is back within seconds, and one that
 /// is gone must not be hammered.
@@ -24,6 +26,20 @@ const UNSERVED_RETRY: Duration = Duration::from_secs(600);
 
 /// What is watched: everything that was made for a machine, and nothing of anybody else.
 pub(crate) const OF_MACHINES: &str = MACHINE_NAME_LABEL;
+
+/// What is watched for clusters: what belongs to any, since the names of Services are their users'.
+pub(crate) const OF_CLUSTERS: &str = CLUSTER_NAME_LABEL;
+
+/// The mark that an object bears.
+pub(crate) fn mark_in(meta: &ObjectMeta) -> Option<Mark> {
+    let annotations = meta.annotations.as_ref()?;
+    annotations.get(MARK_ANNOTATION)?.parse().ok()
+}
+
+/// The KubevirtCluster that an object was made for.
+pub(crate) fn cluster_of<K: Resource>(object: &K) -> Option<ObjectName> {
+    mark_in(object.meta()).map(|mark| mark.object)
+}
 
 /// The KubevirtMachine that an object was made for.
 pub(crate) fn machine_of<K: Resource>(object: &K) -> Option<ObjectName> {

@@ -11,7 +11,7 @@ use super::error::MachineError;
 use super::plan::SOON;
 use crate::api::MARK_ANNOTATION;
 use crate::infra::{
-    Cache, DataVolumeView, Infra, InstanceView, MigrationView, Version, VmView, Watched,
+    Cache, DataVolumeView, Infra, InstanceView, MigrationView, Version, VmView, Watched, mark_in,
 };
 use crate::session::{Kind, SecretNote, Session};
 
@@ -96,11 +96,6 @@ impl RemainKind {
 /// The mark that an object bears.
 pub(super) fn mark_of<K: Resource>(object: &K) -> Option<Mark> {
     mark_in(object.meta())
-}
-
-fn mark_in(meta: &ObjectMeta) -> Option<Mark> {
-    let annotations = meta.annotations.as_ref()?;
-    annotations.get(MARK_ANNOTATION)?.parse().ok()
 }
 
 /// Name of the migration that we ask for. One at a time, so the server refuses a second.
