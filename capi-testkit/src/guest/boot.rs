@@ -14,7 +14,7 @@ use crate::guest::disk::Disk;
 use crate::guest::hardware::{Hardware, Image, Medium, Pace};
 use crate::guest::kubeadm::{self, Machine};
 use crate::guest::network::{self, Network};
-use crate::guest::seed::{NoSeed, Seed, find_seed};
+use crate::guest::seed::{NoSeed, Seed, Source, find_seed};
 use crate::guest::service;
 use crate::guest::shell::{self, Action, After, Command};
 use crate::workload::{Entry, Join, Refused};
@@ -56,6 +56,8 @@ pub struct Guest {
     disk: Disk,
     network: Network,
     cloud_init: CloudInit,
+    /// Where cloud-init found its seed.
+    datasource: Option<Source>,
     stage: Stage,
     commands: VecDeque<Command>,
     exit_code: u8,
@@ -120,6 +122,7 @@ impl Guest {
             disk,
             network: Network::default(),
             cloud_init: CloudInit::Running,
+            datasource: None,
             commands: VecDeque::new(),
             exit_code: 0,
             environment: BTreeMap::new(),
@@ -305,15 +308,18 @@ impl Guest {
                 return;
             }
             Err(NoSeed::Broken(why)) => {
-                self.fail(now, format!("cloud-init: NoCloud: {why}"), events);
+                self.fail(now, format!("cloud-init: {why}"), events);
                 return;
             }
         };
+        self.datasource = Some(seed.source);
         self.print(
             now,
             &format!(
-                "cloud-init: datasource DataSourceNoCloud [seed={}], instance-id {}",
-                seed.device, seed.instance_id
+                "cloud-init: datasource {} [seed={}], instance-id {}",
+                seed.source.class(),
+                seed.device,
+                seed.instance_id
             ),
         );
         if let Err(why) = self.set_up_network(&seed, now) {
@@ -535,7 +541,7 @@ impl Guest {
     fn record_outcome(&mut self, now: Duration, outcome: Result<(), String>) {
         let errors: Vec<&String> = outcome.as_ref().err().into_iter().collect();
         let result = serde_json::json!({
-            "v1": { "datasource": "DataSourceNoCloud", "errors": errors }
+            "v1": { "datasource": self.datasource.map(Source::class), "errors": errors }
         });
         let text = result.to_string();
         let written = self

@@ -7,6 +7,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use ipnet::IpNet;
 
+use crate::guest::iso::File;
+
 /// The address of a network card.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Mac(pub [u8; 6]);
@@ -80,6 +82,9 @@ pub struct Hardware {
     pub memory_mib: u64,
     /// Size of the boot disk in GiB.
     pub disk_gib: u64,
+    /// The host name that DHCP servers give out, where there are any. A system that is told none
+    /// otherwise takes it.
+    pub dhcp_hostname: Option<String>,
 }
 
 impl Hardware {
@@ -91,6 +96,7 @@ impl Hardware {
             cores: 2,
             memory_mib: 2048,
             disk_gib: 20,
+            dhcp_hostname: None,
         }
     }
 }
@@ -101,6 +107,14 @@ impl Hardware {
 pub enum Medium {
     /// A CD-ROM with these bytes in it.
     Cdrom(Bytes),
+    /// A drive with a file system that the platform made itself, as KubeVirt does of a Secret: there
+    /// is nothing to judge in its bytes.
+    Drive {
+        /// The volume label.
+        label: String,
+        /// What is on it.
+        files: Vec<File>,
+    },
 }
 
 // Media hold bootstrap data, so only their size is shown.
@@ -108,6 +122,7 @@ impl std::fmt::Debug for Medium {
     fn fmt(&self, out: &mut Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Cdrom(bytes) => write!(out, "Cdrom({} bytes)", bytes.len()),
+            Self::Drive { label, files } => write!(out, "Drive({label:?}, {files:?})"),
         }
     }
 }

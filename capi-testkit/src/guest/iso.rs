@@ -45,6 +45,16 @@ pub struct File {
     pub bytes: Bytes,
 }
 
+impl File {
+    /// A file for a [`Medium::Drive`](super::Medium::Drive).
+    pub fn new(path: impl Into<String>, bytes: impl Into<Bytes>) -> Self {
+        Self {
+            path: path.into(),
+            bytes: bytes.into(),
+        }
+    }
+}
+
 // The files of a seed hold bootstrap data.
 impl std::fmt::Debug for File {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -4,12 +4,14 @@
 //! |---|---|
 //! | `netplan` | version 2 of cloud-init's network-config |
 //! | `plain` | version 1 of it |
+//! | `openstack` | `network_data.json` of a config drive |
 //! | `networkd` | units of systemd-networkd |
 //! | `keyfile` | connections of NetworkManager |
 
 mod keyfile;
 mod netplan;
 mod networkd;
+pub(super) mod openstack;
 mod plain;
 
 use std::collections::BTreeSet;

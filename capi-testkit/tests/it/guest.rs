@@ -4,11 +4,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use capi_testkit::guest::{
-    AgentError, BadIso, Disk, Event, Guest, Hardware, Image, Medium, Nic, Pace, SENTINEL, read_iso,
+    AgentError, BadIso, Disk, Event, File, Guest, Hardware, Image, Medium, Nic, Pace, SENTINEL,
+    read_iso,
 };
 use capi_testkit::workload::{Endpoint, Role, Workloads};
 use proptest::prelude::*;
 use rstest::rstest;
+use serde_json::json;
 use sha2::{Digest, Sha256};
 
 const SECTOR: usize = 2048;
@@ -461,10 +463,60 @@ fn with(name: &str, text: &str) -> Vec<Medium> {
     vec![Medium::Cdrom(iso("CIDATA", &files, false))]
 }
 
+/// A config drive whose network data is only right if there is user data.
+fn drive(meta_data: &str, user_data: &str) -> Vec<Medium> {
+    let network = if user_data.is_empty() {
+        json!({"links": [{}]})
+    } else {
+        json!({
+            "links": [{"id": "nic", "type": "phy", "ethernet_mac_address": MAC}],
+            "networks": [{"id": "net", "link": "nic", "type": "ipv4", "ip_address": "10.0.0.20/24",
+                "gateway": "10.0.0.1"}],
+        })
+    };
+    let files = vec![
+        File::new("openstack/latest/meta_data.json", meta_data.to_owned()),
+        File::new("openstack/latest/network_data.json", network.to_string()),
+        File::new("openstack/latest/user_data", user_data.to_owned()),
+    ];
+    let label = "config-2".to_owned();
+    vec![Medium::Drive { label, files }]
+}
+
+#[test]
+fn a_config_drive_is_read_as_a_nocloud_seed_is() {
+    let (workloads, ca) = (Workloads::new(), ca());
+    boot(
+        "cp",
+        seed("cp", "10.0.0.10/24", &init_data(&ca, true)),
+        &workloads,
+    );
+    let meta_data = r#"{"uuid": "uuid-w", "instance_id": "w.default", "hostname": "w"}"#;
+    let media = drive(meta_data, &join_data(&ca.hash, TOKEN));
+    let (guest, events) = boot("w", media, &workloads);
+    assert_eq!(events, [Event::Booted], "{}", console(&guest));
+    assert!(console(&guest).contains("DataSourceConfigDrive [seed=/dev/vdb], instance-id uuid-w"));
+    assert_eq!(guest.disk().hostname(), Some("w"));
+    let cluster = workloads.get(&Endpoint::new(VIP, 6443)).expect("a cluster");
+    let node = cluster.by_name("w");
+    assert_eq!(
+        node[0].addresses,
+        ["10.0.0.20".parse::<std::net::IpAddr>().expect("an address")]
+    );
+}
+
 #[rstest]
 #[case::no_medium(Vec::new(), "No local datasource found: no medium")]
 #[case::not_an_image(vec![Medium::Cdrom(Bytes::from_static(b"nothing"))], "no ISO 9660 volume descriptor")]
-#[case::other_label(vec![Medium::Cdrom(iso("config-2", &[("user-data", "")], true))], "no volume is labelled")]
+#[case::other_label(vec![Medium::Cdrom(iso("seed", &[("user-data", "")], true))], "no volume is labelled")]
+#[case::no_instance_id_on_a_config_drive(
+    drive("{}", "#cloud-config\n"),
+    "meta_data.json has no uuid"
+)]
+#[case::bad_network_data(
+    drive("{\"uuid\": \"u\"}", ""),
+    "network_data.json: an entry has no id"
+)]
 #[case::no_user_data(vec![Medium::Cdrom(iso("cidata", &[("meta-data", "")], true))], "no file \"user-data\"")]
 #[case::no_instance_id(with("meta-data", "local-hostname: a\n"), "no instance-id")]
 #[case::bad_meta_data(with("meta-data", "a: [\n"), "failed loading yaml of meta-data")]

@@ -10,11 +10,13 @@ use crate::guest::disk::Full;
 use crate::guest::hardware::Ignition;
 use crate::guest::ignition::{self, Provision};
 use crate::guest::network::{self, Network};
-use crate::guest::seed::find_document;
+use crate::guest::seed::{find_document, find_instance};
 use crate::guest::service::{ENABLED, UNITS};
 use crate::guest::shell::Action;
 
 const NETWORKD: &str = "/etc/systemd/network/";
+/// Where Afterburn writes what a config drive says of the instance.
+const METADATA: &str = "/run/metadata/";
 const NETWORK_MANAGER: &str = "/etc/NetworkManager/system-connections/";
 
 impl Guest {
@@ -46,14 +48,14 @@ impl Guest {
             }
         }
         self.print_network(who, now);
+        self.note_instance(now);
         let name = self
             .disk
             .file("/etc/hostname")
             .map(|bytes| String::from_utf8_lossy(bytes));
-        if let Some(name) = name
-            .map(|name| name.trim().to_owned())
-            .filter(|name| !name.is_empty())
-        {
+        let name = name.map(|name| name.trim().to_owned());
+        let name = name.filter(|name| !name.is_empty());
+        if let Some(name) = name.or_else(|| self.leased_hostname()) {
             self.print(now, &format!("systemd: Hostname set to <{name}>"));
             self.disk.hostname = Some(name);
         }
@@ -63,6 +65,30 @@ impl Guest {
             let until = now + self.pace.cloud_init;
             self.stage = Stage::Services { until };
         }
+    }
+
+    /// Afterburn: the environment file that units read, with the names that each system has.
+    fn note_instance(&mut self, now: Duration) {
+        let Some((id, hostname)) = find_instance(&self.media) else {
+            return;
+        };
+        let (file, prefix) = if self.image.os_id == "flatcar" {
+            ("flatcar", "COREOS")
+        } else {
+            ("afterburn", "AFTERBURN")
+        };
+        let text =
+            format!("{prefix}_KUBEVIRT_INSTANCE_ID={id}\n{prefix}_KUBEVIRT_HOSTNAME={hostname}\n");
+        if let Err(full) = self.disk.write(format!("{METADATA}{file}"), text, 0o644) {
+            self.print(now, &format!("afterburn: {full}"));
+        }
+    }
+
+    /// The name that comes with a lease.
+    fn leased_hostname(&self) -> Option<String> {
+        let mut nics = self.hardware.nics.iter();
+        let leased = nics.any(|nic| nic.link && nic.dhcp.is_some());
+        self.hardware.dhcp_hostname.clone().filter(|_| leased)
     }
 
     /// Fetches the document and writes what it asks for.
