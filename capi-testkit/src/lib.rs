@@ -1,10 +1,12 @@
 //! A Cluster API world in one process: a Kubernetes API server, Cluster API's own controllers,
 //! guests that boot, and faults at every call.
 //!
+//! * [`actor`]: what simulated controllers are made of.
 //! * [`apiserver`]: an in-process Kubernetes API server, in memory or over TLS.
 //! * [`conformance`]: does a provider keep the contract, rule by rule.
 //! * [`core`]: Cluster API core with kubeadm bootstrap and control plane, simulated.
-//! * [`crds`]: the published definitions of Cluster API and of the in-cluster IPAM provider.
+//! * [`crds`]: the published definitions of Cluster API, the in-cluster IPAM provider, KubeVirt
+//!   and CDI.
 //! * [`faults`]: drops, delays, refusals and deaths at every call of every port.
 //! * [`guest`]: an operating system that boots from the seed it was really given.
 //! * [`ipam`]: the in-cluster IPAM provider, simulated.
@@ -14,6 +16,7 @@
 //! * [`sweep`]: one life, with every single thing that can go wrong.
 //! * [`workload`]: the workload clusters that booted machines make together.
 
+pub mod actor;
 pub mod apiserver;
 pub mod budget;
 pub mod conformance;

@@ -26,13 +26,14 @@ use super::word::CRD;
 const PASSES_MAX: usize = 64;
 
 /// What one pass answers: nothing more to do until a change, or a look this much later.
-pub(crate) type Again = Option<Duration>;
+pub type Again = Option<Duration>;
 
 /// A set of controllers that share a store.
-pub(crate) trait Actor: Sync {
+pub trait Actor: Sync {
     /// Names one thing to reconcile.
     type Key: Clone + Eq + Hash + Debug + Send + Sync;
 
+    /// Its store, writes and clock.
     fn hub(&self) -> &Hub;
     /// What has to be looked at after a change.
     fn affected(&self, change: &Change) -> Vec<Self::Key>;
@@ -43,6 +44,7 @@ pub(crate) trait Actor: Sync {
     fn pace(&self, key: &Self::Key) -> Duration;
     /// What passes found to need a look themselves; takes them.
     fn wishes(&self) -> Vec<Self::Key>;
+    /// One pass over one thing; at most one runs per key.
     fn reconcile<'a>(&'a self, key: &'a Self::Key) -> BoxFuture<'a, Result<Again>>;
 }
 
@@ -55,7 +57,7 @@ type Events = BoxStream<
 >;
 
 /// Runs an actor until the future is dropped. `outside` brings wishes that no watch knows of.
-pub(crate) async fn drive<A: Actor>(
+pub async fn drive<A: Actor>(
     actor: &A,
     outside: impl Stream<Item = A::Key> + Send,
 ) -> std::convert::Infallible {

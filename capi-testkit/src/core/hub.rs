@@ -19,16 +19,23 @@ use super::store::{Change, Store};
 /// Why a pass ended early. It is tried again with a growing delay.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub(crate) enum Error {
+pub enum Error {
+    /// The server refused, or was not reached.
     #[error("cannot {action} {kind} {name}")]
     Api {
+        /// What was attempted.
         action: &'static str,
+        /// The object's kind.
         kind: Kind,
+        /// The object.
         name: Name,
+        /// The answer.
         source: Box<ClientError>,
     },
+    /// A reference to a kind that nobody serves.
     #[error(transparent)]
     Reference(#[from] reference::Error),
+    /// A mistake in the actor: it writes a kind that it never asked to watch.
     #[error("kind {0} is not watched")]
     Unwatched(Kind),
     /// The objects contradict each other; the text says which and how.
@@ -38,7 +45,7 @@ pub(crate) enum Error {
 
 impl Error {
     /// Whether another writer was faster, so that a new look is all that is needed.
-    pub(crate) fn is_conflict(&self) -> bool {
+    pub fn is_conflict(&self) -> bool {
         matches!(self, Self::Api { source, .. }
             if matches!(source.as_ref(), ClientError::Api(status) if status.code == 409))
     }
@@ -56,7 +63,8 @@ impl Error {
     }
 }
 
-pub(crate) type Result<T> = std::result::Result<T, Error>;
+/// What a pass comes to.
+pub type Result<T> = std::result::Result<T, Error>;
 
 /// How a write is sent.
 #[derive(Clone, Copy)]
@@ -66,7 +74,7 @@ enum Form {
 }
 
 /// Shared by all passes of one actor.
-pub(crate) struct Hub {
+pub struct Hub {
     client: Client,
     store: Mutex<Store>,
     /// Own writes that the driver has still to pass on; as many as writes answered since its last turn.
@@ -80,7 +88,9 @@ pub(crate) struct Hub {
 }
 
 impl Hub {
-    pub(crate) fn new(client: Client, speed: f64, epoch: Timestamp) -> Self {
+    /// An empty store. `speed` divides all delays that go through [`Hub::scaled`]; `epoch` is the
+    /// wall-clock time now.
+    pub fn new(client: Client, speed: f64, epoch: Timestamp) -> Self {
         Self {
             client,
             store: Mutex::default(),
@@ -94,7 +104,7 @@ impl Hub {
     }
 
     /// Wall-clock time, moved on by the tokio clock.
-    pub(crate) fn now(&self) -> Timestamp {
+    pub fn now(&self) -> Timestamp {
         let elapsed = SignedDuration::try_from(self.started.elapsed());
         elapsed
             .ok()
@@ -103,7 +113,7 @@ impl Hub {
     }
 
     /// A delay of the real controllers, as short as the speed makes it.
-    pub(crate) fn scaled(&self, delay: Duration) -> Duration {
+    pub fn scaled(&self, delay: Duration) -> Duration {
         delay.div_f64(self.speed)
     }
 
@@ -126,12 +136,19 @@ impl Hub {
         write(&mut self.store.lock())
     }
 
-    pub(crate) fn get(&self, kind: &Kind, name: &Name) -> Option<Arc<Object>> {
+    /// An object as the actor knows it.
+    pub fn get(&self, kind: &Kind, name: &Name) -> Option<Arc<Object>> {
         self.read(|store| store.get(kind, name))
     }
 
-    pub(crate) fn owned(&self, kind: &Kind, uid: &str) -> Vec<Arc<Object>> {
+    /// The objects of a kind that an owner of this uid has.
+    pub fn owned(&self, kind: &Kind, uid: &str) -> Vec<Arc<Object>> {
         self.read(|store| store.owned(kind, uid))
+    }
+
+    /// All objects of a watched kind, by name.
+    pub fn all(&self, kind: &Kind) -> Vec<Arc<Object>> {
+        self.read(|store| store.all(kind))
     }
 
     pub(crate) fn clustered(&self, kind: &Kind, cluster: &Name) -> Vec<Arc<Object>> {
@@ -139,7 +156,7 @@ impl Hub {
     }
 
     /// Starts to watch a kind. False if it is watched already.
-    pub(crate) fn want(&self, resource: &ApiResource) -> bool {
+    pub fn want(&self, resource: &ApiResource) -> bool {
         let is_new = self.write(|store| store.add(resource));
         if is_new {
             self.wanted.lock().push(resource.clone());
@@ -149,7 +166,7 @@ impl Hub {
     }
 
     /// Wakes the driver, since there is a wish for it.
-    pub(crate) fn ring(&self) {
+    pub fn ring(&self) {
         self.bell.notify_one();
     }
 
@@ -166,7 +183,8 @@ impl Hub {
         self.bell.notified().await;
     }
 
-    pub(crate) fn api(&self, resource: &ApiResource, namespace: &str) -> Api<DynamicObject> {
+    /// The API of a resource in a namespace; of all, or of cluster-scoped kinds, if that is empty.
+    pub fn api(&self, resource: &ApiResource, namespace: &str) -> Api<DynamicObject> {
         if namespace.is_empty() {
             Api::all_with(self.client.clone(), resource)
         } else {
@@ -192,7 +210,11 @@ impl Hub {
     }
 
     /// Merge patch without lock.
-    pub(crate) async fn merge(
+    ///
+    /// # Errors
+    ///
+    /// The server's refusal, or that the kind is not watched.
+    pub async fn merge(
         &self,
         kind: &Kind,
         name: &Name,
@@ -261,7 +283,11 @@ impl Hub {
     /// Writes what differs between the status of `object` and `status`; fields that `status` does not
     /// name stay. A change of conditions carries the resource version, since several actors write
     /// conditions and a merge patch replaces the whole list. Writes nothing if nothing differs.
-    pub(crate) async fn merge_status(
+    ///
+    /// # Errors
+    ///
+    /// The server's refusal, or that the kind is not watched.
+    pub async fn merge_status(
         &self,
         kind: &Kind,
         object: &Object,
@@ -291,7 +317,11 @@ impl Hub {
     }
 
     /// Creates an object. `Ok(None)` if one of this name is there already.
-    pub(crate) async fn create(
+    ///
+    /// # Errors
+    ///
+    /// The server's refusal.
+    pub async fn create(
         &self,
         resource: &ApiResource,
         value: Value,
@@ -318,7 +348,11 @@ impl Hub {
     }
 
     /// Asks for the deletion of exactly this object. One that is gone is fine.
-    pub(crate) async fn delete(&self, kind: &Kind, object: &Object) -> Result<()> {
+    ///
+    /// # Errors
+    ///
+    /// The server's refusal, or that the kind is not watched.
+    pub async fn delete(&self, kind: &Kind, object: &Object) -> Result<()> {
         if object.is_deleting() {
             return Ok(());
         }
@@ -397,7 +431,7 @@ fn failed(action: &'static str, kind: &Kind, name: &Name) -> impl FnOnce(ClientE
 
 /// The merge patch that makes `current` say everything that `desired` says. `null` in `desired`
 /// removes. Nothing if it does already.
-pub(crate) fn difference(current: &Value, desired: &Value) -> Option<Value> {
+pub fn difference(current: &Value, desired: &Value) -> Option<Value> {
     let Value::Object(desired) = desired else {
         return (current != desired).then(|| desired.clone());
     };

@@ -13,13 +13,16 @@ use super::word::{CLUSTER_NAME_LABEL, PAUSED_ANNOTATION};
 
 /// A kind without its version: how Cluster API's references name it (CRD-12).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct Kind {
-    pub(crate) group: Cow<'static, str>,
-    pub(crate) kind: Cow<'static, str>,
+pub struct Kind {
+    /// The group; empty for the core group.
+    pub group: Cow<'static, str>,
+    /// The kind, in CamelCase.
+    pub kind: Cow<'static, str>,
 }
 
 impl Kind {
-    pub(crate) const fn fixed(group: &'static str, kind: &'static str) -> Self {
+    /// A kind known at compile time.
+    pub const fn fixed(group: &'static str, kind: &'static str) -> Self {
         Self {
             group: Cow::Borrowed(group),
             kind: Cow::Borrowed(kind),
@@ -34,12 +37,12 @@ impl Kind {
     }
 
     /// The kind of an API resource.
-    pub(crate) fn of(resource: &ApiResource) -> Self {
+    pub fn of(resource: &ApiResource) -> Self {
         Self::new(&resource.group, &resource.kind)
     }
 
     /// Whether an owner reference names this kind, in any version.
-    pub(crate) fn is_of(&self, owner: &OwnerReference) -> bool {
+    pub fn is_of(&self, owner: &OwnerReference) -> bool {
         owner.kind == self.kind && group_of(&owner.api_version) == self.group
     }
 }
@@ -57,13 +60,16 @@ pub(crate) fn group_of(api_version: &str) -> &str {
 
 /// Namespace and name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct Name {
-    pub(crate) namespace: String,
-    pub(crate) name: String,
+pub struct Name {
+    /// Empty for cluster-scoped objects.
+    pub namespace: String,
+    /// `metadata.name`.
+    pub name: String,
 }
 
 impl Name {
-    pub(crate) fn new(namespace: &str, name: &str) -> Self {
+    /// Names an object.
+    pub fn new(namespace: &str, name: &str) -> Self {
         Self {
             namespace: namespace.to_owned(),
             name: name.to_owned(),
@@ -109,19 +115,24 @@ impl Reference {
 
 /// One condition of an object, as far as it is well formed (CO-01).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct ConditionRef<'a> {
-    pub(crate) status: &'a str,
-    pub(crate) reason: &'a str,
-    pub(crate) message: &'a str,
-    pub(crate) since: Option<Timestamp>,
+pub struct ConditionRef<'a> {
+    /// `True`, `False` or `Unknown`.
+    pub status: &'a str,
+    /// In CamelCase; empty if absent.
+    pub reason: &'a str,
+    /// For people; empty if absent.
+    pub message: &'a str,
+    /// When the status became what it is.
+    pub since: Option<Timestamp>,
 }
 
 /// An object of any kind. `managedFields` is dropped on the way in: nothing here reads it.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Object(DynamicObject);
+pub struct Object(DynamicObject);
 
 impl Object {
-    pub(crate) fn new(mut object: DynamicObject) -> Self {
+    /// Takes an object in.
+    pub fn new(mut object: DynamicObject) -> Self {
         object.metadata.managed_fields = None;
         Self(object)
     }
@@ -131,46 +142,55 @@ impl Object {
         Self::new(serde_json::from_value(value).expect("an object"))
     }
 
-    pub(crate) fn key(&self) -> Name {
+    /// Namespace and name.
+    pub fn key(&self) -> Name {
         Name::new(self.namespace(), self.name())
     }
 
-    pub(crate) fn name(&self) -> &str {
+    /// `metadata.name`.
+    pub fn name(&self) -> &str {
         self.0.metadata.name.as_deref().unwrap_or_default()
     }
 
-    pub(crate) fn namespace(&self) -> &str {
+    /// `metadata.namespace`; empty for cluster-scoped objects.
+    pub fn namespace(&self) -> &str {
         self.0.metadata.namespace.as_deref().unwrap_or_default()
     }
 
-    pub(crate) fn uid(&self) -> &str {
+    /// `metadata.uid`.
+    pub fn uid(&self) -> &str {
         self.0.metadata.uid.as_deref().unwrap_or_default()
     }
 
     /// The resource version as a number, which the API server's contract lets clients compare.
-    pub(crate) fn version(&self) -> u64 {
+    pub fn version(&self) -> u64 {
         let text = self.0.metadata.resource_version.as_deref();
         text.and_then(|text| text.parse().ok()).unwrap_or(0)
     }
 
-    pub(crate) fn generation(&self) -> i64 {
+    /// `metadata.generation`; 0 if absent.
+    pub fn generation(&self) -> i64 {
         self.0.metadata.generation.unwrap_or(0)
     }
 
-    pub(crate) fn created(&self) -> Option<Timestamp> {
+    /// `metadata.creationTimestamp`.
+    pub fn created(&self) -> Option<Timestamp> {
         self.0.metadata.creation_timestamp.as_ref().map(|at| at.0)
     }
 
-    pub(crate) fn is_deleting(&self) -> bool {
+    /// Whether it has a deletion timestamp.
+    pub fn is_deleting(&self) -> bool {
         self.0.metadata.deletion_timestamp.is_some()
     }
 
-    pub(crate) fn label(&self, key: &str) -> Option<&str> {
+    /// A label's value.
+    pub fn label(&self, key: &str) -> Option<&str> {
         let labels = self.0.metadata.labels.as_ref()?;
         labels.get(key).map(String::as_str)
     }
 
-    pub(crate) fn annotation(&self, key: &str) -> Option<&str> {
+    /// An annotation's value.
+    pub fn annotation(&self, key: &str) -> Option<&str> {
         let annotations = self.0.metadata.annotations.as_ref()?;
         annotations.get(key).map(String::as_str)
     }
@@ -187,7 +207,8 @@ impl Object {
             .collect()
     }
 
-    pub(crate) fn has_finalizer(&self, finalizer: &str) -> bool {
+    /// Whether it bears this finalizer.
+    pub fn has_finalizer(&self, finalizer: &str) -> bool {
         let finalizers = self.0.metadata.finalizers.iter().flatten();
         finalizers.into_iter().any(|held| held == finalizer)
     }
@@ -196,7 +217,8 @@ impl Object {
         self.0.metadata.finalizers.as_ref().map_or(0, Vec::len)
     }
 
-    pub(crate) fn owners(&self) -> &[OwnerReference] {
+    /// `metadata.ownerReferences`.
+    pub fn owners(&self) -> &[OwnerReference] {
         self.0
             .metadata
             .owner_references
@@ -204,13 +226,15 @@ impl Object {
             .unwrap_or_default()
     }
 
-    pub(crate) fn controller(&self) -> Option<&OwnerReference> {
+    /// The owner that controls it.
+    pub fn controller(&self) -> Option<&OwnerReference> {
         self.owners()
             .iter()
             .find(|owner| owner.controller == Some(true))
     }
 
-    pub(crate) fn is_owned_by(&self, uid: &str) -> bool {
+    /// Whether an object of this uid is among its owners.
+    pub fn is_owned_by(&self, uid: &str) -> bool {
         self.owners().iter().any(|owner| owner.uid == uid)
     }
 
@@ -226,27 +250,30 @@ impl Object {
     }
 
     /// The value at a JSON pointer below the object; `Null` counts as absent.
-    pub(crate) fn at(&self, pointer: &str) -> Option<&Value> {
+    pub fn at(&self, pointer: &str) -> Option<&Value> {
         self.0
             .data
             .pointer(pointer)
             .filter(|value| !value.is_null())
     }
 
-    pub(crate) fn text(&self, pointer: &str) -> Option<&str> {
+    /// The text at a JSON pointer.
+    pub fn text(&self, pointer: &str) -> Option<&str> {
         self.at(pointer).and_then(Value::as_str)
     }
 
     /// A text that is there and not empty.
-    pub(crate) fn word(&self, pointer: &str) -> Option<&str> {
+    pub fn word(&self, pointer: &str) -> Option<&str> {
         self.text(pointer).filter(|text| !text.is_empty())
     }
 
-    pub(crate) fn flag(&self, pointer: &str) -> bool {
+    /// The boolean at a JSON pointer; false if absent.
+    pub fn flag(&self, pointer: &str) -> bool {
         self.at(pointer).and_then(Value::as_bool).unwrap_or(false)
     }
 
-    pub(crate) fn number(&self, pointer: &str) -> Option<i64> {
+    /// The whole number at a JSON pointer.
+    pub fn number(&self, pointer: &str) -> Option<i64> {
         self.at(pointer).and_then(Value::as_i64)
     }
 
@@ -254,17 +281,19 @@ impl Object {
         self.at(pointer).and_then(Reference::read)
     }
 
-    pub(crate) fn status(&self) -> &Value {
+    /// `status`; `Null` if absent.
+    pub fn status(&self) -> &Value {
         self.0.data.get("status").unwrap_or(&Value::Null)
     }
 
     /// The raw list `status.conditions`, empty if absent.
-    pub(crate) fn conditions(&self) -> &[Value] {
+    pub fn conditions(&self) -> &[Value] {
         let list = self.at("/status/conditions").and_then(Value::as_array);
         list.map_or(&[], Vec::as_slice)
     }
 
-    pub(crate) fn condition(&self, kind: &str) -> Option<ConditionRef<'_>> {
+    /// The condition of this type.
+    pub fn condition(&self, kind: &str) -> Option<ConditionRef<'_>> {
         let found = self
             .conditions()
             .iter()
@@ -279,13 +308,14 @@ impl Object {
         })
     }
 
-    pub(crate) fn is_true(&self, condition: &str) -> bool {
+    /// Whether the condition of this type is `True`.
+    pub fn is_true(&self, condition: &str) -> bool {
         self.condition(condition)
             .is_some_and(|found| found.status == "True")
     }
 
     /// A reference to this object for a dependent's `metadata.ownerReferences`.
-    pub(crate) fn owner_reference(&self, api_version: &str, kind: &Kind, controls: bool) -> Value {
+    pub fn owner_reference(&self, api_version: &str, kind: &Kind, controls: bool) -> Value {
         let mut owner = Map::from_iter([
             ("apiVersion".to_owned(), json!(api_version)),
             ("kind".to_owned(), json!(kind.kind)),

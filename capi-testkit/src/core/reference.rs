@@ -43,17 +43,29 @@ impl Contract {
 
 /// Why a reference cannot be resolved.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Error {
+pub enum Error {
+    /// No definition of the kind.
     #[error(
         "cannot resolve kind {kind}: no CustomResourceDefinition {name}; install the provider's \
          definitions, whose names are the lower-case plural of the kind and its group"
     )]
-    NoDefinition { kind: Kind, name: String },
+    NoDefinition {
+        /// The kind.
+        kind: Kind,
+        /// What its definition would be named.
+        name: String,
+    },
+    /// A definition without a contract label.
     #[error(
         "cannot resolve kind {kind}: CustomResourceDefinition {name} has no label \
          cluster.x-k8s.io/v1beta2 (or v1beta1) that lists its versions"
     )]
-    NoLabel { kind: Kind, name: String },
+    NoLabel {
+        /// The kind.
+        kind: Kind,
+        /// Its definition.
+        name: String,
+    },
 }
 
 /// A kind with the version that core uses.

@@ -14,15 +14,18 @@ const TOMBS_MAX: usize = 1024;
 
 /// One change of one object. At least one side is present.
 #[derive(Clone, Debug)]
-pub(crate) struct Change {
-    pub(crate) kind: Kind,
-    pub(crate) before: Option<Arc<Object>>,
-    pub(crate) after: Option<Arc<Object>>,
+pub struct Change {
+    /// Its kind.
+    pub kind: Kind,
+    /// As it was; `None` for one that is new.
+    pub before: Option<Arc<Object>>,
+    /// As it is; `None` for one that is gone.
+    pub after: Option<Arc<Object>>,
 }
 
 impl Change {
     /// The object as it is, or as it was last.
-    pub(crate) fn object(&self) -> Option<&Arc<Object>> {
+    pub fn object(&self) -> Option<&Arc<Object>> {
         self.after.as_ref().or(self.before.as_ref())
     }
 }
