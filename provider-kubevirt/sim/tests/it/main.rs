@@ -1,0 +1,4 @@
+//! The simulated KubeVirt in an embedded API server, on a paused clock.
+
+mod life;
+mod world;
