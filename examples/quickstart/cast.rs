@@ -4,29 +4,14 @@ use kube::api::DynamicObject;
 use serde_json::Value;
 
 use crate::manifest::Manifest;
+use crate::platform::Profile;
 
-/// What the last chapters cannot do without.
-const NEWER: Image = Image {
-    from: "v1.36.",
-    version: "v1.37.0",
-    template: 9001,
-};
-
-/// An image that machines are upgraded to: a template of the simulated Proxmox VE.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Image {
-    /// How versions begin that can be upgraded to it: Kubernetes skips no minor version.
-    from: &'static str,
-    pub(crate) version: &'static str,
-    pub(crate) template: u32,
-}
-
-impl Image {
-    /// The image that the quick start upgrades to.
-    pub(crate) const fn newer() -> Self {
-        NEWER
-    }
-}
+/// The Kubernetes version that the examples begin with.
+pub(crate) const OLDER: &str = "v1.36.0";
+/// The Kubernetes version that machines are upgraded to.
+pub(crate) const NEWER: &str = "v1.37.0";
+/// How versions begin that can be upgraded to it: Kubernetes skips no minor version.
+const UPGRADABLE: &str = "v1.36.";
 
 /// An object that owns machines.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,24 +58,24 @@ impl Day {
 
     /// The name of the newer copy of a machine template.
     pub(crate) fn newer(owner: &Owner) -> String {
-        format!("{}-{}", owner.template, NEWER.version.replace('.', "-"))
+        format!("{}-{}", owner.template, NEWER.replace('.', "-"))
     }
 }
 
 impl Cast {
     /// Reads a manifest.
-    pub(crate) fn of(manifest: &Manifest) -> Self {
+    pub(crate) fn of(manifest: &Manifest, profile: &Profile) -> Self {
         let machines = manifest.objects.iter().map(machines).sum();
         let clusters = manifest.of_kind("Cluster").filter_map(name_of);
         Self {
             clusters: clusters.collect(),
             machines,
-            day: day(manifest, machines),
+            day: day(manifest, profile, machines),
         }
     }
 }
 
-fn day(manifest: &Manifest, machines: usize) -> Result<Day, &'static str> {
+fn day(manifest: &Manifest, profile: &Profile, machines: usize) -> Result<Day, &'static str> {
     let plane = manifest.of_kind("KubeadmControlPlane").next();
     let plane = plane
         .and_then(|it| {
@@ -110,16 +95,10 @@ fn day(manifest: &Manifest, machines: usize) -> Result<Day, &'static str> {
     let check = manifest.of_kind("MachineHealthCheck").find_map(name_of);
     let check = check.ok_or("it has no MachineHealthCheck")?;
     for owner in [&plane, &workers] {
-        if !owner.version.starts_with(NEWER.from) {
+        if !owner.version.starts_with(UPGRADABLE) {
             return Err("there is no image of the next Kubernetes version to upgrade to");
         }
-        let template = manifest
-            .of_kind("ProxmoxMachineTemplate")
-            .find(|it| name_of(it).as_ref() == Some(&owner.template));
-        let clones = template.and_then(|it| it.data.pointer("/spec/template/spec/templateID"));
-        if clones.is_none() {
-            return Err("its machine templates name no templateID to upgrade");
-        }
+        newer_template(manifest, profile, owner)?;
     }
     let mut day = Day {
         plane,
@@ -129,6 +108,24 @@ fn day(manifest: &Manifest, machines: usize) -> Result<Day, &'static str> {
     };
     day.grown += day.planes() - day.plane.replicas + day.workers() - day.workers.replicas;
     Ok(day)
+}
+
+/// A copy of an owner's machine template, under another name and with the newer image. An error says
+/// what it lacks.
+pub(crate) fn newer_template(
+    manifest: &Manifest,
+    profile: &Profile,
+    owner: &Owner,
+) -> Result<DynamicObject, &'static str> {
+    const MISSING: &str = "it has no machine template of the name that is referred to";
+    let kind = profile.template();
+    let mut templates = manifest.of_kind(&kind);
+    let template = templates.find(|it| name_of(it).as_ref() == Some(&owner.template));
+    let mut template = template.cloned().ok_or(MISSING)?;
+    template.metadata.name = Some(Day::newer(owner));
+    let machine = template.data.pointer_mut("/spec/template/spec");
+    (profile.renew)(machine.ok_or(MISSING)?)?;
+    Ok(template)
 }
 
 fn name_of(object: &DynamicObject) -> Option<String> {
@@ -173,16 +170,16 @@ fn machines(object: &DynamicObject) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const EXAMPLE: &str = include_str!("cluster.yaml");
+    use crate::platform::Platform;
 
     fn cast(text: &str) -> Cast {
-        Cast::of(&Manifest::parse("m".to_owned(), text).unwrap())
+        let manifest = Manifest::parse("m".to_owned(), text).unwrap();
+        Cast::of(&manifest, Platform::Proxmox.profile())
     }
 
     #[test]
     fn the_example_plays_the_whole_day() {
-        let cast = cast(EXAMPLE);
+        let cast = cast(Platform::Proxmox.profile().text);
         assert_eq!((cast.machines, cast.clusters), (3, vec!["demo".to_owned()]));
         let day = cast.day.unwrap();
         assert_eq!((day.planes(), day.workers(), day.grown), (3, 4, 7));
@@ -211,7 +208,9 @@ mod tests {
             ("v1.36.0", "v1.35.2", "image"),
             ("templateID: 9000", "localStorage: true", "templateID"),
         ] {
-            let why = cast(&EXAMPLE.replace(from, to)).day.unwrap_err();
+            let why = cast(&Platform::Proxmox.profile().text.replace(from, to))
+                .day
+                .unwrap_err();
             assert!(why.contains(part), "{from}: {why}");
         }
     }

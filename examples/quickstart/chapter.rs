@@ -1,6 +1,6 @@
 //! What each chapter is called, what a person would type for it, and why it takes its time: pure.
 
-use crate::cast::{Day, Image, Owner};
+use crate::cast::{Day, NEWER, Owner};
 use crate::tree::WIDTH;
 
 /// A part of the story.
@@ -37,12 +37,11 @@ impl Chapter {
         }
     }
 
-    pub(crate) fn healing(vmid: u32) -> Self {
+    /// `command` is what a person types to destroy a VM.
+    pub(crate) fn healing(command: String) -> Self {
         Self {
             title: "A VM is destroyed behind the provider's back",
-            commands: vec![format!(
-                "qm stop {vmid} && qm destroy {vmid}     # on a Proxmox VE node"
-            )],
+            commands: vec![command],
             why: "It is reported and never made again: the MachineHealthCheck has its machine replaced.",
         }
     }
@@ -57,7 +56,7 @@ impl Chapter {
         };
         let plane = edit(&day.plane).replace(
             "the same two fields",
-            &format!("version: {}, and a new template", Image::newer().version),
+            &format!("version: {NEWER}, and a new template"),
         );
         Self {
             title: "Kubernetes is upgraded",
@@ -89,18 +88,17 @@ impl Chapter {
 mod tests {
     use super::*;
     use crate::cast::Cast;
-    use crate::manifest::Manifest;
+    use crate::platform::{Platform, Vm};
 
     #[test]
     fn headings_fit_the_line_and_show_what_a_person_would_type() {
-        let text = include_str!("cluster.yaml");
-        let manifest = Manifest::parse("examples/quickstart/cluster.yaml".to_owned(), text);
-        let cast = Cast::of(&manifest.unwrap());
+        let profile = Platform::Proxmox.profile();
+        let cast = Cast::of(&profile.manifest().unwrap(), profile);
         let day = cast.day.unwrap();
         let chapters = [
-            Chapter::coming_up("examples/quickstart/cluster.yaml"),
+            Chapter::coming_up(profile.example),
             Chapter::growing(&day),
-            Chapter::healing(1_000_000),
+            Chapter::healing((profile.destroy)(&Vm("1000000".to_owned()))),
             Chapter::upgrading(&day),
             Chapter::going_away(&cast.clusters),
         ];

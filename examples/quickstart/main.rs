@@ -14,6 +14,7 @@ mod chapter;
 mod manifest;
 mod moments;
 mod options;
+mod platform;
 mod progress;
 mod provider;
 mod serve;
@@ -32,12 +33,6 @@ use crate::progress::Progress;
 use crate::story::{Length, Story};
 use crate::summary::Summary;
 use crate::world::World;
-
-/// The manifest that is applied unless another is named; it lies beside this file.
-const EXAMPLE: (&str, &str) = (
-    "examples/quickstart/cluster.yaml",
-    include_str!("cluster.yaml"),
-);
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -75,9 +70,13 @@ fn failed(error: &dyn std::error::Error) -> ExitCode {
 async fn run(options: &Options) -> Result<bool, Box<dyn std::error::Error>> {
     let manifest = match &options.file {
         Some(path) => Manifest::read(path, &options.assignments.iter().cloned().collect())?,
-        None => Manifest::parse(EXAMPLE.0.to_owned(), EXAMPLE.1)?,
+        None => options.provider.profile().manifest()?,
     };
-    manifest.check(&world::definitions())?;
+    if let Some(other) = options.provider.other_of(&manifest) {
+        let (name, word) = (other.profile().name, other.word());
+        return Err(format!("{} is for {name}: add --provider {word}", manifest.source).into());
+    }
+    manifest.check(&world::definitions(options.provider))?;
 
     let mut progress = Progress::new(options.plain);
     let world = World::start(options).await?;
@@ -85,10 +84,7 @@ async fn run(options: &Options) -> Result<bool, Box<dyn std::error::Error>> {
         "management cluster at {}, over TLS",
         world.kubernetes_url()
     ));
-    progress.say(&format!(
-        "Proxmox VE, nodes pve1 pve2 pve3, at {}, over HTTPS",
-        world.proxmox_url()
-    ));
+    progress.say(&world.platform().greeting());
     if options.chaos {
         progress.say(&format!(
             "faults on every connection and task, seed {}",

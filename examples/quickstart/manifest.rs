@@ -314,8 +314,6 @@ mod tests {
 
     use super::*;
 
-    const EXAMPLE: &str = include_str!("cluster.yaml");
-
     fn definitions() -> Vec<Value> {
         vec![json!({"spec": {
             "group": "infrastructure.cluster.x-k8s.io",
@@ -410,11 +408,5 @@ mod tests {
     fn octal_numbers_are_read_as_kubectl_reads_them() {
         let manifest = Manifest::parse("m".to_owned(), &thing("{numCores: 0644}")).unwrap();
         assert_eq!(manifest.objects[0].data["spec"]["numCores"], 420);
-    }
-
-    #[test]
-    fn the_example_is_a_complete_manifest() {
-        let manifest = Manifest::parse("cluster.yaml".to_owned(), EXAMPLE).unwrap();
-        assert_eq!(manifest.objects.len(), 8);
     }
 }

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::Parser;
 
+use crate::platform::Platform;
+
 /// A cluster comes up on Proxmox VE and goes away again.
 ///
 /// Everything runs in this process: a management cluster over TLS, Cluster API core, a simulated
@@ -11,6 +13,10 @@ use clap::Parser;
 #[derive(Debug, Clone, Parser)]
 #[command(name = "quickstart", max_term_width = 100)]
 pub(crate) struct Options {
+    /// On which platform the story is told.
+    #[arg(long, value_enum, default_value_t = Platform::Proxmox)]
+    pub(crate) provider: Platform,
+
     /// Apply this manifest instead of the one in examples/quickstart/cluster.yaml.
     #[arg(short, long, value_name = "FILE")]
     pub(crate) file: Option<PathBuf>,

@@ -1,6 +1,5 @@
 //! The provider: in this process, or in one of its own that is killed on the way.
 
-use std::collections::BTreeMap;
 use std::future::pending;
 use std::io::{BufRead, Read};
 use std::process::{ExitCode, Stdio};
@@ -8,16 +7,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use capi_contract::Credentials;
+use capi_core::Options;
 use capi_core::lease::{Election, LeaseOptions};
-use capi_core::{Options, Provider};
 use capi_testkit::faults::{Faults, Rates};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use parking_lot::Mutex;
-use provider_proxmox::cluster::Clusters;
-use provider_proxmox::connect::{Connector, Settings};
-use provider_proxmox::machine::Machines;
 use serde::{Deserialize, Serialize};
 use tokio::io::AsyncWriteExt;
 use tokio::process::{Child, Command};
@@ -25,9 +20,8 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::moments::Moments;
+use crate::platform::{Access, Platform};
 
-/// Under which name the provider is known to the management cluster.
-pub(crate) const NAME: &str = "provider-proxmox";
 /// The argument that makes this program the provider; what it needs comes on standard input.
 pub(crate) const ROLE: &str = "--as-provider";
 /// How long a provider that died stays away, as a Deployment would need at the least.
@@ -54,7 +48,7 @@ pub(crate) enum Error {
     Connect(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
-fn connecting(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
+pub(crate) fn connecting(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
     Error::Connect(cause.into())
 }
 
@@ -62,8 +56,8 @@ fn connecting(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Err
 #[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct Brief {
     pub(crate) kubeconfig: String,
-    /// What a credentials Secret would hold.
-    pub(crate) proxmox: BTreeMap<String, String>,
+    pub(crate) platform: Platform,
+    pub(crate) access: Access,
     /// Seed of the faults, if there are to be any.
     pub(crate) chaos: Option<u64>,
 }
@@ -71,14 +65,6 @@ pub(crate) struct Brief {
 impl Brief {
     async fn client(&self) -> Result<Client, Error> {
         client(&self.kubeconfig).await
-    }
-
-    fn connector(&self) -> Result<Connector, Error> {
-        let entries = self.proxmox.iter();
-        let entries = entries.map(|(key, value)| (key.clone(), value.clone().into_bytes()));
-        let settings =
-            Settings::of_secret("the quick start's settings", &Credentials::new(entries));
-        Ok(Connector::new().with_own(settings.map_err(connecting)?))
     }
 
     fn faults(&self) -> Faults {
@@ -102,15 +88,15 @@ pub(crate) async fn client(kubeconfig: &str) -> Result<Client, Error> {
 
 /// Runs the provider in this process; whenever a fault kills it, a new one is started.
 pub(crate) async fn work_here(brief: Brief, kills: Arc<Kills>) -> Result<(), Error> {
-    let (client, connector) = (brief.client().await?, brief.connector()?);
+    let client = brief.client().await?;
     let mut faults = brief.faults();
     loop {
-        let provider = Provider::new(connector.clone())
-            .cluster(Clusters)
-            .machine(Machines);
-        let client = faults.kubernetes(client.clone(), NAME);
+        let (client, options) = (client.clone(), Options::default());
+        let working = brief
+            .platform
+            .provide(&brief, client, &faults, options, pending());
         tokio::select! {
-            ended = provider.run(client, pending()) => return ended.map_err(connecting),
+            ended = working => return ended,
             () = faults.killed() => kills.say("a fault killed the provider; it starts again"),
         }
         sleep(RESTART).await;
@@ -182,12 +168,12 @@ pub(crate) async fn main() -> Result<ExitCode, Error> {
     // Nothing else runs yet that waiting could hold up.
     let brief = read_brief()?;
     std::thread::spawn(end_with_the_input);
-    let (client, connector, faults) = (brief.client().await?, brief.connector()?, brief.faults());
+    let (client, faults) = (brief.client().await?, brief.faults());
     let lease = LeaseOptions {
         duration: LEASE,
         renew_deadline: LEASE * 2 / 3,
         retry_period: LEASE / 6,
-        ..LeaseOptions::new("default", NAME)
+        ..LeaseOptions::new("default", brief.platform.profile().provider)
     };
     let election = Election::new(client.clone(), lease).map_err(connecting)?;
     let working = election.run(pending(), |term| {
@@ -195,16 +181,17 @@ pub(crate) async fn main() -> Result<ExitCode, Error> {
             leadership: term.leadership(),
             ..Options::default()
         };
-        let provider = Provider::new(connector.clone())
-            .cluster(Clusters)
-            .machine(Machines)
-            .options(options);
-        let client = faults.kubernetes(client.clone(), NAME);
-        async move { provider.run(client, term.stopped()).await }
+        let (brief, client, faults) = (&brief, client.clone(), &faults);
+        async move {
+            let platform = brief.platform;
+            platform
+                .provide(brief, client, faults, options, term.stopped())
+                .await
+        }
     });
     tokio::select! {
         ended = working => match ended {
-            Some(Err(error)) => Err(connecting(error)),
+            Some(Err(error)) => Err(error),
             Some(Ok(())) | None => Ok(ExitCode::SUCCESS),
         },
         () = faults.killed() => std::process::exit(KILLED_BY_FAULT),

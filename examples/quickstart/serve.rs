@@ -8,6 +8,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::sleep;
 
 use crate::manifest::Manifest;
+use crate::platform::Profile;
 use crate::progress::Progress;
 use crate::story::{self, Length, Story};
 use crate::world::{World, WorldError};
@@ -66,7 +67,7 @@ async fn stay(
 ) -> Result<&'static str, Error> {
     let kubeconfig = Kubeconfig::write(&world.kubeconfig("quickstart-admin")?);
     let kubeconfig = kubeconfig.map_err(Error::Kubeconfig)?;
-    for line in invitation(&kubeconfig.path(), manifest) {
+    for line in invitation(&kubeconfig.path(), manifest, world.profile()) {
         progress.line(&line);
     }
     loop {
@@ -85,7 +86,7 @@ async fn stay(
 }
 
 /// The first line is for programs: its beginning is kept.
-fn invitation(path: &str, manifest: &Manifest) -> Vec<String> {
+fn invitation(path: &str, manifest: &Manifest, profile: &Profile) -> Vec<String> {
     let first = |kind: &str| {
         let found = manifest.of_kind(kind).next()?;
         let name = found.metadata.name.as_deref()?;
@@ -101,7 +102,10 @@ fn invitation(path: &str, manifest: &Manifest) -> Vec<String> {
         format!("kubeconfig: {path}"),
         "Try in another terminal:".to_owned(),
         format!("  export KUBECONFIG={path}"),
-        "  kubectl get clusters,machines,proxmoxmachines -A".to_owned(),
+        format!(
+            "  kubectl get clusters,machines,{} -A",
+            profile.machine().plural
+        ),
     ];
     if let Some(cluster) = first("Cluster") {
         lines.push(format!("  kubectl describe cluster {cluster}"));
@@ -170,6 +174,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
+    use crate::platform::Platform;
 
     #[test]
     fn a_kubeconfig_is_for_its_owner_only_and_goes_with_the_program() {
@@ -189,7 +194,7 @@ mod tests {
                     apiVersion: cluster.x-k8s.io/v1beta2\nkind: MachineDeployment\n\
                     metadata: {name: md}\n";
         let manifest = Manifest::parse("m".to_owned(), text).unwrap();
-        let lines = invitation("/tmp/k", &manifest);
+        let lines = invitation("/tmp/k", &manifest, Platform::Proxmox.profile());
         assert_eq!(lines[0], "kubeconfig: /tmp/k");
         assert!(lines.contains(&"  kubectl describe cluster c -n team".to_owned()));
         assert!(lines.contains(&"  kubectl scale machinedeployment md --replicas 4".to_owned()));

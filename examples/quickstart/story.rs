@@ -6,7 +6,7 @@ use std::time::Duration;
 use capi_testkit::core::{Branch, Line};
 use tokio::time::{Instant, sleep};
 
-use crate::cast::{Cast, Day, Image, Owner};
+use crate::cast::{Cast, Day, NEWER, Owner};
 use crate::chapter::Chapter;
 use crate::manifest::Manifest;
 use crate::progress::Progress;
@@ -71,7 +71,7 @@ impl<'a> Story<'a> {
         length: Length,
         progress: &'a mut Progress,
     ) -> Self {
-        let mut cast = Cast::of(manifest);
+        let mut cast = Cast::of(manifest, world.profile());
         if length != Length::WholeDay {
             cast.day = Err("--whole-day was not given");
         }
@@ -138,14 +138,14 @@ impl<'a> Story<'a> {
             .machines_of(&day.workers)
             .into_iter()
             .find_map(|machine| {
-                let vmid = self.world.vmid(&infra_of(machine)?.name)?;
-                Some((machine.name.clone(), vmid))
+                let vm = self.world.platform().vm_of(&infra_of(machine)?.name)?;
+                Some((machine.name.clone(), vm))
             });
-        let (machine, vmid) = victim.ok_or(Error::NoVictim)?;
-        let begun = self.begin(&Chapter::healing(vmid));
-        self.world.destroy(vmid);
+        let (machine, vm) = victim.ok_or(Error::NoVictim)?;
+        let begun = self.begin(&Chapter::healing((self.world.profile().destroy)(&vm)));
+        self.world.platform().destroy(&vm).await?;
         self.progress.say(&format!(
-            "VM {vmid} of Machine/{machine} is destroyed, with its disks"
+            "VM {vm} of Machine/{machine} is destroyed, with its disks"
         ));
         self.wait("reporting a lost VM", |now| {
             now.machine(&machine)
@@ -176,22 +176,18 @@ impl<'a> Story<'a> {
 
     async fn upgrade(&mut self, day: &Day) -> Result<(), Error> {
         let begun = self.begin(&Chapter::upgrading(day));
-        let version = Image::newer().version;
         for (owner, others) in [(&day.plane, day.workers()), (&day.workers, 0)] {
-            let newer = Day::newer(owner);
-            self.world
-                .copy_template(self.manifest, owner, &newer)
-                .await?;
-            self.world.upgrade(owner, &newer).await?;
+            self.world.copy_template(self.manifest, owner).await?;
+            self.world.upgrade(owner).await?;
             // The workers still run the old version while the control plane is replaced.
             self.wait("upgrading", |now| {
-                now.all_run(day.grown) && now.count_of(version) + others == day.grown
+                now.all_run(day.grown) && now.count_of(NEWER) + others == day.grown
             })
             .await?;
             self.progress
-                .say(&format!("{} {} runs {version}", owner.kind, owner.name));
+                .say(&format!("{} {} runs {NEWER}", owner.kind, owner.name));
         }
-        self.end(begun, &format!("all {} machines run {version}", day.grown));
+        self.end(begun, &format!("all {} machines run {NEWER}", day.grown));
         Ok(())
     }
 

@@ -6,12 +6,9 @@ use capi_testkit::apiserver::AuditRecord;
 use capi_testkit::budget::{Budget, Milestones};
 
 use crate::options::Options;
-use crate::provider;
+use crate::platform::{Profile, Remains};
 use crate::story::Chronicle;
 use crate::world::World;
-
-/// The window in which shared polls are counted.
-const POLL_WINDOW: Duration = Duration::from_secs(5);
 
 /// The figures of one story.
 #[derive(Debug)]
@@ -20,11 +17,9 @@ pub(crate) struct Summary {
     times: Vec<Duration>,
     speed: f64,
     budgets: Vec<Budget>,
-    calls: Vec<u64>,
-    polls_max: usize,
-    left: Vec<String>,
-    twins: usize,
-    strangers: usize,
+    costs: Vec<String>,
+    remains: Remains,
+    profile: &'static Profile,
     chapters: Vec<(&'static str, Duration)>,
     kills: (u32, u32),
 }
@@ -33,42 +28,14 @@ impl Summary {
     /// Counts what happened.
     pub(crate) fn of(world: &World, options: &Options, chronicle: Chronicle) -> Self {
         let times = chronicle.times;
-        let platform = world.platform();
-        let report = platform.audit();
-        for record in report
-            .records()
-            .iter()
-            .filter(|record| record.vmid.is_some())
-        {
-            tracing::debug!(vmid = record.vmid, at = ?record.at, "{} {}", record.method, record.path);
-        }
-        let is_machine = |vmid: &u32| *vmid < TEMPLATES_FROM;
-        let by_vm = report.calls_per_vm().iter();
-        let mut left: Vec<String> = platform
-            .vms_left()
-            .iter()
-            .map(|vm| format!("VM {}", vm.vmid))
-            .collect();
-        left.extend(platform.isos_left().iter().map(|iso| iso.volid.clone()));
-        left.extend(platform.disks_left().iter().map(|disk| disk.volid.clone()));
         Self {
             machines: times.len(),
             times: sorted(times.values().copied()),
             speed: options.speed,
             budgets: budgets(world),
-            calls: sorted(
-                by_vm
-                    .filter(|(vmid, _)| is_machine(vmid))
-                    .map(|(_, calls)| *calls),
-            ),
-            polls_max: report
-                .shared_polls(POLL_WINDOW)
-                .into_values()
-                .max()
-                .unwrap_or_default(),
-            left,
-            twins: platform.twins().len(),
-            strangers: platform.strangers_touched().len(),
+            costs: world.platform().costs(),
+            remains: world.platform().remains(),
+            profile: world.profile(),
             chapters: chronicle.chapters,
             kills: (world.kills().done(), world.kills().planned()),
         }
@@ -76,9 +43,11 @@ impl Summary {
 
     /// Whether nothing is left and nothing was harmed.
     pub(crate) fn is_clean(&self) -> bool {
-        self.left.is_empty()
-            && self.twins == 0
-            && self.strangers == 0
+        let remains = &self.remains;
+        remains.vms.is_empty()
+            && remains.others.is_empty()
+            && remains.twins == 0
+            && remains.strangers == 0
             && self.kills.0 == self.kills.1
     }
 
@@ -109,8 +78,9 @@ impl Summary {
         lines.extend([
             format!("  time to a running node                {}", spread(&times)),
             format!(
-                "  Kubernetes writes, gates to provisioned {} (goal 8)",
-                of(|b| b.provisioning)
+                "  Kubernetes writes, gates to provisioned {} (goal {})",
+                of(|b| b.provisioning),
+                self.profile.writes
             ),
             format!(
                 "    waiting before the gates opened     {}",
@@ -128,56 +98,33 @@ impl Summary {
                 "    events, whole life                  {}",
                 of(|b| b.events)
             ),
-            format!(
-                "  hypervisor calls that name a machine  {} (goal 30)",
-                spread(&self.calls)
-            ),
-            format!(
-                "  shared polls of one list in 5 s       at most {}",
-                self.polls_max
-            ),
-            format!(
-                "VMs left: {}",
-                self.left
-                    .iter()
-                    .filter(|what| what.starts_with("VM "))
-                    .count()
-            ),
-            format!("twins: {}", self.twins),
         ]);
+        lines.extend(self.costs.iter().map(|line| format!("  {line}")));
+        let remains = &self.remains;
+        lines.push(format!("VMs left: {}", remains.vms.len()));
+        lines.push(format!("twins: {}", remains.twins));
         if !self.is_clean() {
+            let vms = remains.vms.iter().map(|vm| format!("VM {vm}"));
+            let left: Vec<String> = vms.chain(remains.others.iter().cloned()).collect();
             lines.push(format!(
                 "left behind: {}; strangers touched: {}",
-                self.left.join(", "),
-                self.strangers
+                left.join(", "),
+                remains.strangers
             ));
         }
-        lines.extend(NEXT.lines().map(str::to_owned));
+        lines.extend(self.profile.next.lines().map(str::to_owned));
         lines
     }
 }
 
-/// What to try next.
-const NEXT: &str = "
-Try next:
-  cargo run --example quickstart -- --chaos --seed 7    the same under random faults
-  cargo run --example quickstart -- --kill 5            the provider killed (kill -9) on the way
-  cargo run --example quickstart -- --serve             stay up, for kubectl in another terminal
-  cargo run --example quickstart -- -f FILE             your own manifest; begin with a copy of
-                                                        examples/quickstart/cluster.yaml
-  cargo run -p pve-sim                                  the simulated Proxmox VE alone, for curl
-  cargo test --workspace                                everything that judges the provider";
-
-/// VMIDs of templates in the simulated cluster begin here.
-const TEMPLATES_FROM: u32 = 9000;
-
 fn budgets(world: &World) -> Vec<Budget> {
-    let records = world
-        .audit()
-        .select(|record| record.actor == provider::NAME);
+    let profile = world.profile();
+    let machines = profile.machine().plural;
+    let audit = world.audit();
+    let records = audit.select(|record| record.actor == profile.provider);
     let of = |name: &str| {
         let is_of_machine = |record: &&AuditRecord| match record.resource.as_str() {
-            "proxmoxmachines" => record.name == name,
+            kind if kind == machines => record.name == name,
             "ipaddressclaims" => {
                 let rest = record.name.strip_prefix(name);
                 rest.is_some_and(|rest| rest.starts_with("-net"))
@@ -210,14 +157,14 @@ fn budgets(world: &World) -> Vec<Budget> {
     .collect()
 }
 
-fn sorted<T: PartialOrd>(values: impl Iterator<Item = T>) -> Vec<T> {
+pub(crate) fn sorted<T: PartialOrd>(values: impl Iterator<Item = T>) -> Vec<T> {
     let mut values: Vec<T> = values.collect();
     values.sort_by(|a, b| a.partial_cmp(b).unwrap_or(std::cmp::Ordering::Equal));
     values
 }
 
 /// The middle and the end of sorted values.
-fn spread<T: std::fmt::Display>(sorted: &[T]) -> String {
+pub(crate) fn spread<T: std::fmt::Display>(sorted: &[T]) -> String {
     match (sorted.get(sorted.len() / 2), sorted.last()) {
         (Some(middle), Some(most)) => format!("median {middle}, most {most}"),
         _ => "none".to_owned(),

@@ -1,4 +1,4 @@
-//! Everything that runs: management cluster, Cluster API core, Proxmox VE, and the provider.
+//! Everything that runs: management cluster, Cluster API core, the platform, and the provider.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -7,7 +7,6 @@ use std::sync::Arc;
 use capi_testkit::apiserver::{ApiServer, Audit, TlsFace};
 use capi_testkit::core::{Branch, Core, CoreHandle};
 use capi_testkit::crds;
-use capi_testkit::guest::Image as Installed;
 use capi_testkit::ipam::Ipam;
 use capi_testkit::workload::Workloads;
 use futures::{StreamExt as _, TryStreamExt as _};
@@ -16,18 +15,19 @@ use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, Patch, PatchParam
 use kube::core::GroupVersionKind;
 use kube::runtime::watcher;
 use parking_lot::Mutex;
-use pve_sim::{Builder, Guests, Platform, Server, TemplateSpec};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use crate::cast::{Image, Owner};
+use crate::cast::{self, Day, NEWER, Owner};
 use crate::manifest::{self, Manifest};
 use crate::moments::Moments;
 use crate::options::Options;
+use crate::platform::{Platform, Profile, Running};
 use crate::provider::{self, Brief, Kills};
 
 /// Loopback, any free port.
-const ANY_PORT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+pub(crate) const ANY_PORT: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 /// Why the world could not be set up or spoken to.
 #[derive(Debug, thiserror::Error)]
@@ -50,14 +50,10 @@ pub(crate) enum WorldError {
 }
 
 /// All kinds that a manifest may hold, beside those of Kubernetes itself.
-pub(crate) fn definitions() -> Vec<Value> {
-    let ours = provider_proxmox::api::crds().into_iter();
-    let ours = ours.filter_map(|definition| serde_json::to_value(definition).ok());
-    let core = crds::cluster_api()
-        .iter()
-        .chain(crds::ipam_in_cluster())
-        .cloned();
-    core.chain(ours).collect()
+pub(crate) fn definitions(platform: Platform) -> Vec<Value> {
+    let core = crds::cluster_api().iter().chain(crds::ipam_in_cluster());
+    let ours = (platform.profile().definitions)();
+    core.cloned().chain(ours).collect()
 }
 
 /// The resource versions at which the stages of a machine's life changed: exact, however late they are
@@ -74,8 +70,8 @@ pub(crate) struct Turns {
 pub(crate) struct World {
     server: ApiServer,
     face: TlsFace,
-    platform: Platform,
-    proxmox: Server,
+    profile: &'static Profile,
+    platform: Box<dyn Running>,
     core: CoreHandle,
     client: Client,
     actors: Mutex<JoinSet<&'static str>>,
@@ -87,7 +83,7 @@ impl World {
     /// Starts everything, on loopback sockets.
     pub(crate) async fn start(options: &Options) -> Result<Self, WorldError> {
         let server = ApiServer::new();
-        let definitions = definitions();
+        let definitions = definitions(options.provider);
         server
             .install_crds(&definitions)
             .map_err(|cause| start("management cluster", cause))?;
@@ -96,9 +92,8 @@ impl World {
         let client = client(&face, "quickstart").await?;
 
         let workloads = Workloads::new();
-        let platform = platform(options, &workloads);
-        let proxmox = platform.serve(ANY_PORT).await;
-        let proxmox = proxmox.map_err(|cause| start("simulated Proxmox VE", cause))?;
+        let platform = options.provider.start(options, &workloads).await?;
+        let profile = options.provider.profile();
 
         let mut actors = JoinSet::new();
         let core = Core::builder(self::client(&face, "core").await?, workloads);
@@ -110,16 +105,23 @@ impl World {
             .build();
         actors.spawn(async move { match ipam.run().await {} });
         let kills = Arc::new(Kills::new(options.kill));
-        let brief = brief(options, &face, &platform, &proxmox)?;
+        let kubeconfig = face.kubeconfig(profile.provider, &["system:masters"]);
+        let brief = Brief {
+            kubeconfig: kubeconfig.map_err(|cause| start("management cluster", cause))?,
+            platform: options.provider,
+            access: platform.access().clone(),
+            chaos: options.chaos.then_some(options.seed),
+        };
         actors.spawn(provide(brief, Arc::clone(&kills), options.seed));
         let turns = Arc::default();
-        actors.spawn(observe(server.client("observer"), Arc::clone(&turns)));
+        let machines = Api::all_with(server.client("observer"), &profile.machine());
+        actors.spawn(observe(machines, Arc::clone(&turns)));
 
         Ok(Self {
             server,
             face,
+            profile,
             platform,
-            proxmox,
             core: handle,
             client,
             actors: Mutex::new(actors),
@@ -133,20 +135,20 @@ impl World {
         self.face.url()
     }
 
-    /// Where Proxmox VE answers.
-    pub(crate) fn proxmox_url(&self) -> String {
-        self.proxmox.url()
-    }
-
     /// A kubeconfig with all rights for this user of the management cluster.
     pub(crate) fn kubeconfig(&self, user: &str) -> Result<String, WorldError> {
         let text = self.face.kubeconfig(user, &["system:masters"]);
         text.map_err(|cause| start("management cluster", cause))
     }
 
-    /// The simulated Proxmox VE.
-    pub(crate) fn platform(&self) -> &Platform {
-        &self.platform
+    /// The simulated platform.
+    pub(crate) fn platform(&self) -> &dyn Running {
+        self.platform.as_ref()
+    }
+
+    /// What is known of the platform.
+    pub(crate) fn profile(&self) -> &'static Profile {
+        self.profile
     }
 
     /// Every request to the management cluster.
@@ -230,37 +232,31 @@ impl World {
         Ok(())
     }
 
-    /// Creates a copy of an owner's machine template under another name, with the newer image.
+    /// Creates the newer copy of an owner's machine template.
     pub(crate) async fn copy_template(
         &self,
         manifest: &Manifest,
         owner: &Owner,
-        name: &str,
     ) -> Result<(), WorldError> {
-        let template = manifest
-            .of_kind("ProxmoxMachineTemplate")
-            .find(|it| it.metadata.name.as_deref() == Some(&owner.template));
-        let Some(mut template) = template.cloned() else {
+        // The cast was read from the same manifest, so it has the template.
+        let Ok(template) = cast::newer_template(manifest, self.profile, owner) else {
             return Ok(());
         };
-        template.metadata.name = Some(name.to_owned());
-        template.data["spec"]["template"]["spec"]["templateID"] = json!(Image::newer().template);
         let api = self.api(&template);
         let created = api.create(&PostParams::default(), &template).await;
         created.map_err(|cause| failed("creating", &template, cause))?;
         Ok(())
     }
 
-    /// Gives an owner's machines the newer version, and the machine template of this name.
-    pub(crate) async fn upgrade(&self, owner: &Owner, template: &str) -> Result<(), WorldError> {
-        let version = Image::newer().version;
-        let machine = json!({"infrastructureRef": {"name": template}});
+    /// Gives an owner's machines the newer version, and the newer copy of their template.
+    pub(crate) async fn upgrade(&self, owner: &Owner) -> Result<(), WorldError> {
+        let machine = json!({"infrastructureRef": {"name": Day::newer(owner)}});
         let spec = if owner.kind == "MachineDeployment" {
             let mut machine = machine;
-            machine["version"] = json!(version);
+            machine["version"] = json!(NEWER);
             json!({"template": {"spec": machine}})
         } else {
-            json!({"version": version, "machineTemplate": {"spec": machine}})
+            json!({"version": NEWER, "machineTemplate": {"spec": machine}})
         };
         let patch = Patch::Merge(json!({"spec": spec}));
         let api = self.api_of(owner);
@@ -268,19 +264,6 @@ impl World {
         let patched = api.patch(&owner.name, &params, &patch).await;
         patched.map_err(|cause| failed_for("upgrading", owner, cause))?;
         Ok(())
-    }
-
-    /// The VM of an infra machine; it bears its name.
-    pub(crate) fn vmid(&self, machine: &str) -> Option<u32> {
-        let vms = self.platform.vms();
-        vms.iter()
-            .find(|vm| vm.name() == Some(machine))
-            .map(|vm| vm.vmid)
-    }
-
-    /// Destroys a VM as an administrator would by mistake: past the provider.
-    pub(crate) fn destroy(&self, vmid: u32) {
-        self.platform.destroy_behind_back(vmid);
     }
 
     /// How the provider's deaths go.
@@ -307,7 +290,7 @@ impl World {
     }
 }
 
-fn start(
+pub(crate) fn start(
     what: &'static str,
     cause: impl Into<Box<dyn std::error::Error + Send + Sync>>,
 ) -> WorldError {
@@ -341,55 +324,6 @@ async fn client(face: &TlsFace, user: &str) -> Result<Client, WorldError> {
     made.map_err(|cause| start("management cluster", cause))
 }
 
-/// Three nodes, and a template for each of two Kubernetes versions, whose disks all nodes reach.
-fn platform(options: &Options, workloads: &Workloads) -> Platform {
-    let template = |vmid: u32, version: &str| {
-        TemplateSpec::new(vmid, "pve1", format!("ubuntu-2404-kube-{version}"))
-            .storage("shared")
-            .tags(&format!("kube-{version};template;ubuntu-2404"))
-    };
-    let newer = Image::newer();
-    let mut installed = Installed::default();
-    // The older template has whatever version a manifest asks for; this one has just its own, so that
-    // an upgrade which forgets the templates shows.
-    installed.kubernetes = Some(newer.version.to_owned());
-    let guests = Guests::new(workloads.clone()).image(newer.template, installed);
-    let builder = Builder::new()
-        .template(template(9000, "v1.36.0"))
-        .template(template(newer.template, newer.version))
-        .speed(options.speed)
-        .seed(options.seed)
-        .guests(guests);
-    let builder = if options.chaos {
-        builder.chaos(pve_sim::Rates::rough())
-    } else {
-        builder
-    };
-    builder.build()
-}
-
-/// The provider's credentials for both sides: a user of its own, the simulator's token and authority.
-fn brief(
-    options: &Options,
-    face: &TlsFace,
-    platform: &Platform,
-    proxmox: &Server,
-) -> Result<Brief, WorldError> {
-    let kubeconfig = face.kubeconfig(provider::NAME, &["system:masters"]);
-    let (token, secret) = platform.token();
-    let proxmox = [
-        ("url", proxmox.url()),
-        ("token", token),
-        ("secret", secret),
-        ("root_ca", proxmox.ca_pem().to_owned()),
-    ];
-    Ok(Brief {
-        kubeconfig: kubeconfig.map_err(|cause| start("management cluster", cause))?,
-        proxmox: proxmox.map(|(key, value)| (key.to_owned(), value)).into(),
-        chaos: options.chaos.then_some(options.seed),
-    })
-}
-
 async fn provide(brief: Brief, kills: Arc<Kills>, seed: u64) -> &'static str {
     let ended = if kills.planned() == 0 {
         provider::work_here(brief, kills).await
@@ -407,8 +341,10 @@ async fn provide(brief: Brief, kills: Arc<Kills>, seed: u64) -> &'static str {
 }
 
 /// Notes when machines are provisioned and when they begin to go.
-async fn observe(client: Client, turns: Arc<Mutex<BTreeMap<String, Turns>>>) -> &'static str {
-    let machines: Api<provider_proxmox::api::ProxmoxMachine> = Api::all(client);
+async fn observe(
+    machines: Api<DynamicObject>,
+    turns: Arc<Mutex<BTreeMap<String, Turns>>>,
+) -> &'static str {
     let mut changes = watcher(machines, watcher::Config::default()).boxed();
     while let Ok(Some(change)) = changes.try_next().await {
         let (watcher::Event::Apply(machine) | watcher::Event::InitApply(machine)) = change else {
@@ -421,11 +357,8 @@ async fn observe(client: Client, turns: Arc<Mutex<BTreeMap<String, Turns>>>) -> 
         let name = machine.metadata.name.clone().unwrap_or_default();
         let mut all = turns.lock();
         let of_machine = all.entry(name).or_default();
-        let initialization = machine
-            .status
-            .as_ref()
-            .and_then(|status| status.initialization.as_ref());
-        if initialization.and_then(|it| it.provisioned) == Some(true) {
+        let provisioned = machine.data.pointer("/status/initialization/provisioned");
+        if provisioned == Some(&Value::Bool(true)) {
             of_machine.provisioned.get_or_insert(version);
         }
         if machine.metadata.deletion_timestamp.is_some() {
