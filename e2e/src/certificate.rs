@@ -59,6 +59,19 @@ impl Authority {
         })
     }
 
+    /// An authority that somebody else made.
+    ///
+    /// # Errors
+    ///
+    /// What is no certificate, or no key.
+    pub fn from_pem(certificate: &str, key: &str) -> Result<Self, rcgen::Error> {
+        let key = KeyPair::from_pem(key)?;
+        Ok(Self {
+            issuer: Issuer::from_ca_cert_pem(certificate, key)?,
+            certificate: certificate.to_owned(),
+        })
+    }
+
     /// The authority's certificate, as PEM.
     #[must_use]
     pub fn certificate(&self) -> &str {

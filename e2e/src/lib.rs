@@ -21,7 +21,7 @@
 //! |---|---|
 //! | `kubectl` | an unmodified `kubectl` against the API server of `capi-testkit` and against the quick start with `--serve`: each command's output and exit code, compared with stored ones |
 //! | `conformance` | the API server of `capi-testkit` against the real kube-apiserver: one table of requests goes to both, and their answers are equal or listed with a reason in `differences.txt` |
-//! | `life` | the Proxmox provider's program under the real Cluster API, with the webhooks and rights of its manifests, killed on the way: adoption, provisioning, conversion of older manifests, deletion |
+//! | `life` | the Proxmox provider's program under the real Cluster API, with real workload control planes, with the webhooks and rights of its manifests, killed at ten random moments: provisioning, scaling of control plane and workers, replacement of lost machines, a new version, pause, conversion of older manifests, deletion |
 //! | `strict` | objects written for KubeVirt and its image importer decode by their published Go types, without an unknown field |
 //!
 //! # Map
@@ -39,7 +39,9 @@
 //! | [`world`] | all of that together, and a person's hands in it |
 //! | [`provider`] | a provider's program, with its manifests and their rights; killed on the way |
 //! | [`ipam`] | the in-cluster IPAM provider, played by a program with rights of its own |
+//! | [`killer`] | kills a provider at random moments |
 //! | [`proxmox`] | Proxmox VE, played, and the program of its provider |
+//! | [`workload`] | workload clusters of real API servers, which simulated guests make of their seeds |
 //! | [`audit`] | what the API server noted down of a user's requests |
 //! | [`suite`] | stories that share a world |
 //! | [`failure`] | any error with its causes |
@@ -50,6 +52,7 @@ pub mod audit;
 pub mod certificate;
 pub mod failure;
 pub mod ipam;
+pub mod killer;
 pub mod management;
 pub mod manager;
 pub mod manifest;
@@ -60,4 +63,5 @@ pub mod site;
 pub mod strict;
 pub mod suite;
 pub mod tool;
+pub mod workload;
 pub mod world;

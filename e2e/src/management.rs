@@ -279,7 +279,7 @@ impl Files {
         let admin = authority.client("admin", Some("system:masters"))?;
         let controllers = authority.client("system:kube-controller-manager", None)?;
         let accounts = rcgen::KeyPair::generate()?;
-        let kubeconfig = |user: &Pair| kubeconfig(&url(ports), &authority, user);
+        let kubeconfig = |user: &Pair| kubeconfig(&url(ports), authority.certificate(), user);
         Ok(Self {
             authority_path: site.write("certificates/ca.crt", authority.certificate())?,
             serving: (
@@ -304,7 +304,8 @@ impl Files {
     }
 }
 
-fn kubeconfig(url: &str, authority: &Authority, user: &Pair) -> String {
+/// A kubeconfig of a user with a certificate.
+pub(crate) fn kubeconfig(url: &str, authority: &str, user: &Pair) -> String {
     let encode = |text: &str| {
         let bytes = k8s_openapi::ByteString(text.as_bytes().to_vec());
         serde_json::to_value(bytes)
@@ -330,7 +331,7 @@ contexts:
   - name: e2e
     context: {{cluster: e2e, user: e2e, namespace: default}}
 ",
-        encode(authority.certificate()),
+        encode(authority),
         encode(&user.certificate),
         encode(&user.key),
     )

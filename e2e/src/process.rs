@@ -228,10 +228,22 @@ pub fn stop(site: &Site, names: Option<&[&str]>) -> Result<usize, ProcessError> 
 ///
 /// A process that stays after it was killed.
 pub fn kill(site: &Site, name: &str) -> Result<(), ProcessError> {
+    kill_all(site, &[name])
+}
+
+/// As [`kill`], of several at once.
+///
+/// # Errors
+///
+/// A process that stays after it was killed.
+pub fn kill_all(site: &Site, names: &[&str]) -> Result<(), ProcessError> {
+    if names.is_empty() {
+        return Ok(());
+    }
     let ids = || -> BTreeSet<u32> {
         let all = list(site)
             .into_iter()
-            .filter(|process| process.name == name);
+            .filter(|process| names.contains(&&*process.name));
         all.map(|process| process.id).collect()
     };
     signal(&ids(), Signal::KILL);

@@ -2,10 +2,12 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 
-use pve_sim::{Builder, Delays, Guests, Platform, Server, TemplateSpec};
+use pve_sim::{Builder, Guests, Platform, Server, TemplateSpec};
+use serde_json::{Value, json};
 
 use crate::failure::Failure;
 use crate::provider::{Program, ProviderError};
+use crate::workload::ExternalEtcd;
 
 /// The program, also the process's name.
 pub const PROGRAM: &str = "provider-proxmox";
@@ -32,22 +34,23 @@ impl Proxmox {
     ///
     /// No port, no certificate.
     pub async fn start(guests: Guests, speed: f64) -> Result<Self, Failure> {
-        Self::with(guests, speed, Delays::default()).await
+        Self::serve(Self::builder().speed(speed).guests(guests)).await
     }
 
-    /// As [`Proxmox::start`], with other delays.
+    /// A cluster with the template of the examples, to be filled further.
+    #[must_use]
+    pub fn builder() -> Builder {
+        let template = TemplateSpec::new(TEMPLATE, "pve1", "ubuntu-2404-kube-v1.36.0");
+        Builder::new().template(template.storage("shared"))
+    }
+
+    /// Serves a cluster.
     ///
     /// # Errors
     ///
     /// No port, no certificate.
-    pub async fn with(guests: Guests, speed: f64, delays: Delays) -> Result<Self, Failure> {
-        let template = TemplateSpec::new(TEMPLATE, "pve1", "ubuntu-2404-kube-v1.36.0");
-        let platform = Builder::new()
-            .template(template.storage("shared"))
-            .delays(delays)
-            .speed(speed)
-            .guests(guests)
-            .build();
+    pub async fn serve(builder: Builder) -> Result<Self, Failure> {
+        let platform = builder.build();
         let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let server = platform.serve(any_port).await?;
         Ok(Self { platform, server })
@@ -96,5 +99,73 @@ impl Proxmox {
             return Ok(());
         }
         Err(Failure::new(wrong))
+    }
+
+    /// The last lines on the consoles of all VMs, for whoever wonders why a node is missing.
+    #[must_use]
+    pub fn consoles(&self) -> String {
+        /// Enough for what kubeadm said last.
+        const LINES: usize = 4;
+        let mut text = String::new();
+        for vm in self.platform.vms_left() {
+            let console = self.platform.console(vm.vmid);
+            text += &format!("VM {} {}\n", vm.vmid, vm.name().unwrap_or_default());
+            for line in &console[console.len().saturating_sub(LINES)..] {
+                text += &format!("  {line}\n");
+            }
+        }
+        text
+    }
+}
+
+/// The cluster of the quick start under another name, with its addresses in this network of 24 bits
+/// inside 127.0.0.0/8, such as `127.20.0`, where real programs can listen on them.
+///
+/// # Errors
+///
+/// An example that is broken.
+pub fn cluster(name: &str, network: &str) -> Result<Vec<Value>, Failure> {
+    let text = include_str!("../../examples/quickstart/cluster.yaml");
+    let text = text.replace("10.20.0.", &format!("{network}."));
+    Ok(serde_saphyr::from_multiple(&text.replace("demo", name))?)
+}
+
+/// Lets a cluster keep its state in an etcd of somebody else; the Secrets for it come first.
+///
+/// # Panics
+///
+/// Without a control plane among the objects.
+#[must_use]
+pub fn with_external_etcd(name: &str, mut objects: Vec<Value>, etcd: &ExternalEtcd) -> Vec<Value> {
+    let control_plane = objects
+        .iter_mut()
+        .find(|object| object["kind"] == "KubeadmControlPlane")
+        .expect("the cluster has a control plane");
+    let pki = "/etc/kubernetes/pki";
+    control_plane["spec"]["kubeadmConfigSpec"]["clusterConfiguration"]["etcd"]["external"] = json!({
+        "endpoints": [etcd.url()],
+        "caFile": format!("{pki}/etcd/ca.crt"),
+        "certFile": format!("{pki}/apiserver-etcd-client.crt"),
+        "keyFile": format!("{pki}/apiserver-etcd-client.key"),
+    });
+    let mut all = etcd.secrets(name);
+    all.append(&mut objects);
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_example_moves_into_another_network() {
+        let objects = cluster("blue", "127.20.3").expect("the example is sound");
+        let text = serde_json::to_string(&objects).expect("values");
+        assert!(
+            !text.contains("10.20.0.") && !text.contains("demo"),
+            "{text}"
+        );
+        assert!(text.contains("127.20.3.10-127.20.3.99"), "{text}");
+        assert_eq!(objects[0]["metadata"]["name"], "blue");
     }
 }

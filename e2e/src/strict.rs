@@ -42,13 +42,15 @@ pub fn check(objects: &[Value]) -> Result<(), StrictError> {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()?;
-    let mut input = child.stdin.take().expect("standard input is piped");
+    let missing = || io::Error::other("standard input is not piped");
+    let mut input = child.stdin.take().ok_or_else(missing)?;
     let lines: String = objects.iter().map(|object| format!("{object}\n")).collect();
     // The program reads all before it ends, and answers less than a pipe holds per object; from a
     // thread, since both pipes can be full.
     let writer = std::thread::spawn(move || input.write_all(lines.as_bytes()));
     let output = child.wait_with_output()?;
-    let written = writer.join().expect("writing does not panic");
+    let panicked = |_| Err(io::Error::other("writing to it panicked"));
+    let written = writer.join().unwrap_or_else(panicked);
     if output.status.success() {
         return Ok(written?);
     }

@@ -85,6 +85,15 @@ pub const STRICT: Tool = Tool {
     stamp: None,
 };
 
+/// What stands in for a kubelet on simulated machines: port forwarding, served by Kubernetes' own code.
+pub const KUBELET: Tool = Tool {
+    name: "kubelet-stand-in",
+    folder: "kubelet",
+    package: ".",
+    module: "k8s.io/cri-streaming",
+    stamp: None,
+};
+
 /// All programs of a management cluster with Cluster API, in the order in which they are built: the
 /// slowest first, so that a missing module shows early.
 pub const MANAGEMENT: [Tool; 7] = [

@@ -1,14 +1,11 @@
 //! The life of a cluster of the Proxmox provider, with the real Cluster API above it.
 //!
 //! Real: etcd, kube-apiserver, garbage collection, Cluster API core, the kubeadm bootstrap and
-//! control plane providers with their webhooks and conversion, and the provider: its program in a
-//! process of its own, which is killed on the way, with the webhooks and the rights of its manifests.
-//! Played: Proxmox VE (over HTTPS) with guests that boot from the seed they are given, and the IPAM
-//! provider, a process with rights of its own.
-//!
-//! There is no workload API, so the control plane is never initialised and workers are not made: what
-//! this suite shows is how far the real controllers come with our kinds, and that all of it goes
-//! away again.
+//! control plane providers with their webhooks and conversion, the API servers and etcds of the workload
+//! clusters, and the provider: its program in a process of its own, which is killed at ten random
+//! moments, with the webhooks and the rights of its manifests.
+//! Played: Proxmox VE (over HTTPS), guests that boot from the seed they are given, kubelets, kube-vip
+//! and the IPAM provider.
 
 #![allow(
     clippy::unwrap_used,
@@ -17,33 +14,48 @@
     reason = "helper functions of tests are tests too"
 )]
 
+mod hands;
+mod phases;
+
 use std::process::ExitCode;
 
-use capi_testkit::workload::Workloads;
+use capi_testkit::guest::{Image, Pace};
 use e2e::audit;
 use e2e::failure::Failure;
+use e2e::killer::Killer;
 use e2e::management::Ports;
 use e2e::provider::Provider;
 use e2e::proxmox::Proxmox;
 use e2e::suite;
 use e2e::tool::KUBECTL;
-use e2e::world::{World, condition};
+use e2e::workload::{ExternalEtcd, Machines};
+use e2e::world::World;
 use kube::api::PatchParams;
-use pve_sim::Guests;
-use serde_json::{Value, json};
+use pve_sim::{Guests, TemplateSpec};
+use serde_json::json;
+
+use crate::hands::provisioned;
 
 /// Ports of this suite, away from those of `up` and the others.
 const PORTS: Ports = Ports(26_740);
+/// Two ports for the etcd of clusters that have none of their own.
+const EXTERNAL_ETCD: u16 = PORTS.0 + 40;
 /// How many times faster than life the simulated hypervisor is; the controllers are not.
 const SPEED: f64 = 10.0;
 /// The provider's place among the managers, after those of Cluster API.
 const PLACE: u16 = 3;
+/// The template with the newer Kubernetes, and its version.
+const NEWER: (u32, &str) = (9001, "v1.36.1");
 
 /// What all stories share.
 struct Stage {
     world: World,
     proxmox: Proxmox,
+    machines: Machines,
+    etcd: ExternalEtcd,
     provider: Provider,
+    /// At work from the first cluster on.
+    killer: Option<Killer>,
 }
 
 fn main() -> ExitCode {
@@ -55,7 +67,7 @@ fn main() -> ExitCode {
             }),
             (
                 "core_takes_our_kinds_as_infrastructure",
-                |runtime, stage| runtime.block_on(comes_up(stage)),
+                |runtime, stage| runtime.block_on(phases::comes_up(stage)),
             ),
             (
                 "wh_02_and_wh_03_the_server_asks_our_webhooks",
@@ -64,8 +76,27 @@ fn main() -> ExitCode {
             ("an_older_manifest_is_converted", |runtime, stage| {
                 runtime.block_on(older(&stage.world))
             }),
+            ("workers_go_from_2_to_5_to_1", |runtime, stage| {
+                runtime.block_on(phases::workers(stage))
+            }),
+            ("a_lost_worker_is_replaced", |runtime, stage| {
+                runtime.block_on(phases::lost_worker(stage))
+            }),
+            ("control_planes_go_from_1_to_3_to_1", |runtime, stage| {
+                runtime.block_on(phases::control_planes(stage))
+            }),
+            ("a_newer_version_rolls_out", |runtime, stage| {
+                runtime.block_on(phases::upgrade(stage))
+            }),
+            ("nothing_is_touched_while_paused", |runtime, stage| {
+                runtime.block_on(phases::paused(stage))
+            }),
+            (
+                "a_control_plane_with_etcd_goes_from_1_to_3_to_1_and_loses_a_machine",
+                |runtime, stage| runtime.block_on(phases::whole(stage)),
+            ),
             ("nothing_is_left_after_deletion", |runtime, stage| {
-                runtime.block_on(goes_away(stage))
+                runtime.block_on(phases::goes_away(stage))
             }),
             ("rb_03_the_rights_of_the_manifests_suffice", |_, stage| {
                 rights_suffice(stage)
@@ -76,69 +107,33 @@ fn main() -> ExitCode {
 
 async fn start() -> Result<Stage, Failure> {
     let world = World::builder("life", PORTS).start().await?;
-    let proxmox = Proxmox::start(Guests::new(Workloads::new()), SPEED).await?;
+    let site = &world.management.site;
+    let machines = Machines::new(site.clone())?;
+    let etcd = ExternalEtcd::start(site, EXTERNAL_ETCD).await?;
+    let mut pace = Pace::default();
+    // Real API servers take the time they need, whatever the speed of the rest.
+    pace.discovery = pace.discovery.mul_f64(SPEED);
+    let mut image = Image::default();
+    image.kubernetes = Some(NEWER.1.to_owned());
+    let guests = Guests::new(machines.clone())
+        .pace(pace)
+        .image(NEWER.0, image);
+    let newer = TemplateSpec::new(NEWER.0, "pve1", "ubuntu-2404-kube-v1.36.1");
+    let platform = Proxmox::builder()
+        .template(newer.storage("shared"))
+        .speed(SPEED)
+        .guests(guests);
+    let proxmox = Proxmox::serve(platform).await?;
     let provider = proxmox.program()?.install(&world.management, PLACE).await?;
     provider.start().await?;
     Ok(Stage {
         world,
         proxmox,
+        machines,
+        etcd,
+        killer: None,
         provider,
     })
-}
-
-/// The example of the quick start, applied as it is.
-async fn comes_up(stage: &Stage) -> Result<(), Failure> {
-    let Stage {
-        world,
-        proxmox,
-        provider,
-    } = stage;
-    let text = include_str!("../../../examples/quickstart/cluster.yaml");
-    world.apply(serde_saphyr::from_multiple(text)?).await?;
-    provider.kill_and_start().await?;
-    world
-        .until("the cluster's infrastructure is provisioned", async || {
-            provisioned(world, "demo").await
-        })
-        .await?;
-    let cluster = world.get("Cluster", "demo").await.unwrap_or_default();
-    assert_eq!(cluster["spec"]["controlPlaneEndpoint"]["host"], "10.20.0.5");
-    world
-        .until("the first VM is being made", async || {
-            Some(!proxmox.platform.vms_left().is_empty())
-        })
-        .await?;
-    provider.kill_and_start().await?;
-    world
-        .until(
-            "the first control-plane machine is provisioned",
-            async || {
-                let machine = world.list("Machine").await.ok()?.into_iter().next()?;
-                Some(machine["status"]["phase"] == "Provisioned")
-            },
-        )
-        .await?;
-    let machine = world.list("Machine").await?.remove(0);
-    let infra = world.list("ProxmoxMachine").await?.remove(0);
-    assert_eq!(machine["spec"]["providerID"], infra["spec"]["providerID"]);
-    // The seed holds what the real kubeadm provider wrote; the guest reads it as cloud-init would, and
-    // the provider asks its agent how that ended.
-    world
-        .until(
-            "the guest has booted from its seed, and core sees it",
-            async || {
-                let machine = world.list("Machine").await.ok()?.into_iter().next()?;
-                Some(condition(&machine, "InfrastructureReady") == "True")
-            },
-        )
-        .await?;
-    Ok(())
-}
-
-async fn provisioned(world: &World, cluster: &str) -> Option<bool> {
-    let cluster = world.get("Cluster", cluster).await?;
-    let path = "/status/initialization/infrastructureProvisioned";
-    Some(cluster.pointer(path) == Some(&Value::Bool(true)))
 }
 
 /// What `kubectl apply -f` makes of the manifests, as a person would use them.
@@ -213,28 +208,4 @@ async fn older(world: &World) -> Result<(), Failure> {
         )
         .await?;
     Ok(())
-}
-
-async fn goes_away(stage: &Stage) -> Result<(), Failure> {
-    let world = &stage.world;
-    for cluster in world.list("Cluster").await? {
-        let name = cluster["metadata"]["name"].as_str().unwrap_or_default();
-        world.delete("Cluster", name).await?;
-    }
-    stage.provider.kill_and_start().await?;
-    world
-        .until("all clusters are gone", async || {
-            Some(world.list("Cluster").await.ok()?.is_empty())
-        })
-        .await?;
-    for kind in [
-        "Machine",
-        "ProxmoxMachine",
-        "ProxmoxCluster",
-        "IPAddressClaim",
-    ] {
-        let left = world.list(kind).await?;
-        assert!(left.is_empty(), "{kind}: {left:#?}");
-    }
-    stage.proxmox.check_clean()
 }

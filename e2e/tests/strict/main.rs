@@ -16,10 +16,13 @@ use serde_json::{Value, json};
 const ON_REQUEST: &str =
     "builds a small program from KubeVirt's Go modules; run with --include-ignored";
 
+/// What a test does.
+type Case = fn() -> Result<(), Failed>;
+
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     let asked_for = arguments.include_ignored || arguments.ignored;
-    let table: [(&str, fn() -> Result<(), Failed>); 2] = [
+    let table: [(&str, Case); 2] = [
         ("what_the_types_know_passes", what_is_known_passes),
         (
             "what_the_types_do_not_know_is_named",

@@ -1,0 +1,349 @@
+//! The phases of a cluster's life.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use capi_testkit::workload::Endpoint;
+use e2e::failure::Failure;
+use e2e::killer::{Killer, TIMES};
+use e2e::proxmox::{cluster, with_external_etcd};
+use e2e::world::condition;
+use k8s_openapi::api::core::v1::Node;
+use kube::Api;
+use kube::api::ListParams;
+use serde_json::{Value, json};
+use tokio::time::sleep;
+
+use crate::hands::{holds, machines, provisioned, settled};
+use crate::{NEWER, Stage};
+
+/// The cluster of most stories, whose state is kept in an etcd outside.
+const DEMO: &str = "demo";
+/// Its network, whose fifth address is the endpoint's.
+const NETWORK: &str = "127.20.0";
+/// The cluster with an etcd of its own, and its network.
+const WHOLE: &str = "whole";
+const WHOLE_NETWORK: &str = "127.21.0";
+/// How long a node may be lost before its machine is replaced.
+const LOST_SECONDS: u32 = 5;
+/// For how long nothing happens to a paused cluster; passes are every few seconds.
+const PAUSE: Duration = Duration::from_secs(12);
+
+/// The example of the quick start, with addresses that real programs can listen on.
+pub(crate) async fn comes_up(stage: &mut Stage) -> Result<(), Failure> {
+    let objects = with_external_etcd(DEMO, cluster(DEMO, NETWORK)?, &stage.etcd);
+    stage.world.apply(impatient(objects)).await?;
+    // It comes up while the stories of the other are told.
+    stage.world.apply(whole_cluster()?).await?;
+    stage.provider.kill_and_start().await?;
+    stage.killer = Some(Killer::start(stage.provider.clone(), TIMES));
+    let (world, platform) = (&stage.world, &stage.proxmox.platform);
+    stage
+        .until("the cluster's infrastructure is provisioned", async || {
+            provisioned(world, DEMO).await
+        })
+        .await?;
+    let cluster = world.get("Cluster", DEMO).await.unwrap_or_default();
+    let host = &cluster["spec"]["controlPlaneEndpoint"]["host"];
+    assert_eq!(*host, format!("{NETWORK}.5"));
+    stage
+        .until("the first VM is being made", async || {
+            Some(!platform.vms_left().is_empty())
+        })
+        .await?;
+    stage
+        .until(
+            "the first control-plane machine is provisioned",
+            async || {
+                let machines = machines(world, DEMO, true).await?;
+                Some(machines.first()?["spec"]["providerID"].is_string())
+            },
+        )
+        .await?;
+    let machine = machines(world, DEMO, true).await.unwrap_or_default();
+    let machine = machine.into_iter().next().unwrap_or_default();
+    let infra = machine["spec"]["infrastructureRef"]["name"].as_str();
+    let infra = world.get("ProxmoxMachine", infra.unwrap_or_default()).await;
+    let infra = infra.unwrap_or_default();
+    assert_eq!(machine["spec"]["providerID"], infra["spec"]["providerID"]);
+    // The seed holds what the real kubeadm provider wrote; the guest reads it as cloud-init would, and
+    // an API server comes up with the certificates in it.
+    stage
+        .until("the control plane is initialised", async || {
+            holds(world, "Cluster", DEMO, "ControlPlaneInitialized").await
+        })
+        .await?;
+    available(stage, DEMO, 1, 2).await
+}
+
+/// Lost nodes are replaced after seconds, not minutes.
+pub(crate) fn impatient(mut objects: Vec<Value>) -> Vec<Value> {
+    for object in &mut objects {
+        if object["kind"] == "MachineHealthCheck" {
+            let condition = &mut object["spec"]["checks"]["unhealthyNodeConditions"][0];
+            condition["timeoutSeconds"] = json!(LOST_SECONDS);
+        }
+    }
+    objects
+}
+
+/// The cluster and its control plane are available, with so many machines, and nodes to match.
+pub(crate) async fn available(
+    stage: &Stage,
+    cluster: &str,
+    control_planes: usize,
+    workers: usize,
+) -> Result<(), Failure> {
+    let world = &stage.world;
+    let what =
+        format!("{cluster} with {control_planes} control planes, {workers} workers is available");
+    stage
+        .until(&what, async || {
+            let name = format!("{cluster}-control-plane");
+            let all = settled(world, cluster, true, control_planes).await?
+                && settled(world, cluster, false, workers).await?
+                && holds(world, "KubeadmControlPlane", &name, "Available").await?
+                && holds(world, "Cluster", cluster, "Available").await?;
+            Some(all)
+        })
+        .await?;
+    let nodes = nodes(stage, cluster).await?;
+    let all = world.list("Machine").await?;
+    let own = all
+        .iter()
+        .filter(|one| one["spec"]["clusterName"] == cluster);
+    for machine in own {
+        let id = machine["spec"]["providerID"].as_str().unwrap_or_default();
+        let name = machine["status"]["nodeRef"]["name"].as_str();
+        assert_eq!(nodes.get(id).map(String::as_str), name, "{nodes:?}");
+    }
+    assert_eq!(nodes.len(), control_planes + workers, "{nodes:?}");
+    Ok(())
+}
+
+/// The nodes of a workload cluster: provider ids and names.
+async fn nodes(stage: &Stage, cluster: &str) -> Result<BTreeMap<String, String>, Failure> {
+    let cluster = stage
+        .world
+        .get("Cluster", cluster)
+        .await
+        .unwrap_or_default();
+    let host = cluster["spec"]["controlPlaneEndpoint"]["host"].as_str();
+    let endpoint = Endpoint::new(host.unwrap_or_default(), 6443);
+    let client = stage.machines.client(&endpoint);
+    let client = client.ok_or_else(|| Failure::new("the workload cluster is not there"))?;
+    let all = Api::<Node>::all(client)
+        .list(&ListParams::default())
+        .await?;
+    let named = all.items.into_iter();
+    let named = named.filter_map(|node| Some((node.spec?.provider_id?, node.metadata.name?)));
+    Ok(named.collect())
+}
+
+async fn scale(stage: &Stage, kind: &str, name: &str, replicas: usize) -> Result<(), Failure> {
+    let patch = json!({"spec": {"replicas": replicas}});
+    stage.world.patch(kind, name, patch).await?;
+    Ok(())
+}
+
+pub(crate) async fn control_planes(stage: &mut Stage) -> Result<(), Failure> {
+    let name = format!("{DEMO}-control-plane");
+    for count in [3, 1] {
+        scale(stage, "KubeadmControlPlane", &name, count).await?;
+        available(stage, DEMO, count, 1).await?;
+    }
+    Ok(())
+}
+
+pub(crate) async fn workers(stage: &mut Stage) -> Result<(), Failure> {
+    for count in [5, 1] {
+        scale(
+            stage,
+            "MachineDeployment",
+            &format!("{DEMO}-workers"),
+            count,
+        )
+        .await?;
+        available(stage, DEMO, 1, count).await?;
+    }
+    Ok(())
+}
+
+/// Somebody destroys a worker's VM by hand; its machine is replaced.
+pub(crate) async fn lost_worker(stage: &mut Stage) -> Result<(), Failure> {
+    lost(stage, DEMO, false).await?;
+    available(stage, DEMO, 1, 1).await
+}
+
+/// Destroys the VM of a machine and waits until the machine is gone.
+pub(crate) async fn lost(
+    stage: &Stage,
+    cluster: &str,
+    of_the_control_plane: bool,
+) -> Result<(), Failure> {
+    let world = &stage.world;
+    let all = machines(world, cluster, of_the_control_plane).await;
+    let machine = all
+        .unwrap_or_default()
+        .into_iter()
+        .next()
+        .unwrap_or_default();
+    let name = machine["metadata"]["name"].as_str().unwrap_or_default();
+    let vmid = stage.vmid(&machine);
+    let vmid = vmid.ok_or_else(|| Failure::new(format!("{name} has no VM")))?;
+    assert!(
+        stage.proxmox.platform.destroy_behind_back(vmid),
+        "{vmid} is there"
+    );
+    let what = format!("{name}, whose VM {vmid} was destroyed, is gone");
+    let gone = async || Some(world.api("Machine").get_opt(name).await.ok()?.is_none());
+    stage.until(&what, gone).await
+}
+
+/// A new version needs new templates, as in life: an image has one Kubernetes in it.
+pub(crate) async fn upgrade(stage: &mut Stage) -> Result<(), Failure> {
+    let world = &stage.world;
+    let (template, version) = NEWER;
+    for role in ["control-plane", "workers"] {
+        let old = format!("{DEMO}-{role}");
+        let mut newer = world
+            .get("ProxmoxMachineTemplate", &old)
+            .await
+            .unwrap_or_default();
+        newer["metadata"] = json!({"name": format!("{old}-2"), "namespace": "default"});
+        newer["spec"]["template"]["spec"]["templateID"] = json!(template);
+        world.apply(vec![newer]).await?;
+        let template = json!({"infrastructureRef": {"name": format!("{old}-2")}});
+        if role == "workers" {
+            let spec =
+                json!({"infrastructureRef": template["infrastructureRef"], "version": version});
+            let patch = json!({"spec": {"template": {"spec": spec}}});
+            world.patch("MachineDeployment", &old, patch).await?;
+        } else {
+            let patch =
+                json!({"spec": {"version": version, "machineTemplate": {"spec": template}}});
+            world.patch("KubeadmControlPlane", &old, patch).await?;
+        }
+    }
+    stage
+        .until("all machines have the new version", async || {
+            let mut all = machines(world, DEMO, true).await?;
+            all.extend(machines(world, DEMO, false).await?);
+            let new = |machine: &Value| {
+                machine["spec"]["version"] == version
+                    && machine["status"]["nodeInfo"]["kubeletVersion"] == version
+                    && condition(machine, "UpToDate") == "True"
+            };
+            Some(all.len() == 2 && all.iter().all(new))
+        })
+        .await?;
+    available(stage, DEMO, 1, 1).await
+}
+
+/// Whatever is asked for waits until the cluster is not paused any more.
+pub(crate) async fn paused(stage: &mut Stage) -> Result<(), Failure> {
+    let (world, platform) = (&stage.world, &stage.proxmox.platform);
+    let pause = |paused: bool| json!({"spec": {"paused": paused}});
+    world.patch("Cluster", DEMO, pause(true)).await?;
+    let worker = machines(world, DEMO, false).await.unwrap_or_default();
+    let worker = worker.into_iter().next().unwrap_or_default();
+    let infra = worker["spec"]["infrastructureRef"]["name"].as_str();
+    let infra = infra.unwrap_or_default();
+    stage
+        .until("the provider says that it pauses", async || {
+            let cluster = holds(world, "ProxmoxCluster", DEMO, "Paused").await?;
+            Some(cluster && holds(world, "ProxmoxMachine", infra, "Paused").await?)
+        })
+        .await?;
+    let births = platform.births().len();
+    let writes = writes(stage)?;
+    // What would be answered at once at other times.
+    let vmid = stage.vmid(&worker).unwrap_or_default();
+    assert!(platform.destroy_behind_back(vmid), "{vmid} is there");
+    scale(stage, "MachineDeployment", &format!("{DEMO}-workers"), 2).await?;
+    let vms = platform.vms_left().len();
+    sleep(PAUSE).await;
+    assert_eq!(platform.vms_left().len(), vms, "a VM went");
+    assert_eq!(platform.births().len(), births, "a VM was made");
+    assert_eq!(self::writes(stage)?, writes, "something was written");
+    world.patch("Cluster", DEMO, pause(false)).await?;
+    available(stage, DEMO, 1, 2).await?;
+    println!(
+        "nothing was written and no VM touched in {} s of pause",
+        PAUSE.as_secs()
+    );
+    Ok(())
+}
+
+/// How often the provider wrote, leases and events left out.
+fn writes(stage: &Stage) -> Result<usize, Failure> {
+    let requests = stage.provider.requests()?;
+    let wrote = requests.iter().filter(|request| {
+        let reads = matches!(request.verb.as_str(), "get" | "list" | "watch");
+        !reads && !matches!(request.resource.as_str(), "leases" | "events")
+    });
+    Ok(wrote.count())
+}
+
+/// A cluster whose control-plane machines have their own etcd: replaced, too, if they are lost.
+fn whole_cluster() -> Result<Vec<Value>, Failure> {
+    let mut objects = impatient(cluster(WHOLE, WHOLE_NETWORK)?);
+    let mut check = Value::Null;
+    for object in &mut objects {
+        match object["kind"].as_str() {
+            Some("MachineDeployment") => object["spec"]["replicas"] = json!(0),
+            Some("MachineHealthCheck") => check = object.clone(),
+            _ => {}
+        }
+    }
+    check["metadata"]["name"] = json!(format!("{WHOLE}-control-plane"));
+    check["spec"]["selector"] = json!({"matchLabels": {"cluster.x-k8s.io/control-plane": ""}});
+    objects.push(check);
+    Ok(objects)
+}
+
+/// It is grown, loses a machine, and is shrunk.
+pub(crate) async fn whole(stage: &mut Stage) -> Result<(), Failure> {
+    let world = &stage.world;
+    let control_plane = format!("{WHOLE}-control-plane");
+    available(stage, WHOLE, 1, 0).await?;
+    scale(stage, "KubeadmControlPlane", &control_plane, 3).await?;
+    available(stage, WHOLE, 3, 0).await?;
+    lost(stage, WHOLE, true).await?;
+    available(stage, WHOLE, 3, 0).await?;
+    scale(stage, "KubeadmControlPlane", &control_plane, 1).await?;
+    available(stage, WHOLE, 1, 0).await?;
+    // The control plane provider asked the member itself, through the port of its pod.
+    let what = "etcd is healthy, says the control plane provider";
+    let kind = "KubeadmControlPlane";
+    let healthy = async || holds(world, kind, &control_plane, "EtcdClusterHealthy").await;
+    stage.until(what, healthy).await
+}
+
+pub(crate) async fn goes_away(stage: &mut Stage) -> Result<(), Failure> {
+    let world = &stage.world;
+    for cluster in world.list("Cluster").await? {
+        let name = cluster["metadata"]["name"].as_str().unwrap_or_default();
+        world.delete("Cluster", name).await?;
+    }
+    stage
+        .until("all clusters are gone", async || {
+            Some(world.list("Cluster").await.ok()?.is_empty())
+        })
+        .await?;
+    for kind in [
+        "Machine",
+        "ProxmoxMachine",
+        "ProxmoxCluster",
+        "IPAddressClaim",
+    ] {
+        let left = world.list(kind).await?;
+        assert!(left.is_empty(), "{kind}: {left:#?}");
+    }
+    assert_eq!(stage.machines.endpoints(), [], "workload clusters left");
+    if let Some(killer) = stage.killer.take() {
+        killer.finish().await?;
+        println!("the provider was killed {TIMES} times at random moments");
+    }
+    stage.proxmox.check_clean()
+}
