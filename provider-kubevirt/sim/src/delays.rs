@@ -12,8 +12,7 @@ pub struct Delays {
     pub launch: Duration,
     /// virt-handler starts the domain: `Scheduled` to `Running`.
     pub start: Duration,
-    /// How often the state of guest agent and probes reaches an instance's status. A probe's own
-    /// `periodSeconds` goes before it.
+    /// A guest agent's first answer until it is seen in the instance's status.
     pub agent: Duration,
     /// A guest that was asked to shut down, unless its grace period is shorter.
     pub shutdown: Duration,
@@ -54,15 +53,14 @@ impl Delays {
         }
     }
 
-    /// Nothing waits, except that agents and probes are looked at once a second: everything else
-    /// about them is an event of the guest.
+    /// Nothing waits. Probes still have the periods that their specs say.
     #[must_use]
     pub fn zero() -> Self {
         Self {
             pod: Duration::ZERO,
             launch: Duration::ZERO,
             start: Duration::ZERO,
-            agent: Duration::from_secs(1),
+            agent: Duration::ZERO,
             shutdown: Duration::ZERO,
             pod_removal: Duration::ZERO,
             bind: Duration::ZERO,

@@ -150,9 +150,8 @@ impl<'a> Hand<'a> {
         };
         let migrates = instance.is_true("LiveMigratable");
         let marks = match instance.text("/spec/evictionStrategy").unwrap_or("None") {
-            "External" => true,
             "LiveMigrate" if !migrates => return Ok(false),
-            "LiveMigrate" => true,
+            "External" | "LiveMigrate" => true,
             "LiveMigrateIfPossible" => migrates,
             _ => false,
         };

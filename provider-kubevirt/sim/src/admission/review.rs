@@ -237,13 +237,13 @@ fn allocate(world: &World, object: &Value, is_dry_run: bool) -> Verdict {
     if is_dry_run || kind == "ExternalName" {
         return Verdict::Allowed;
     }
-    // The uid is there from the start, so it names the holder.
-    let uid = object["metadata"]["uid"].as_str().unwrap_or_default();
+    let text = |key: &str| object["metadata"][key].as_str().unwrap_or_default();
+    let holder = Name::new(text("namespace"), text("name")).to_string();
     let mut addresses = world.addresses.lock();
     let asked = spec["clusterIP"].as_str().unwrap_or_default().to_owned();
     if asked != "None" {
         let wanted: Option<IpAddr> = asked.parse().ok();
-        let given = addresses.service(uid, wanted);
+        let given = addresses.service(&holder, wanted);
         // An address outside of our range is the user's own affair.
         if let Some(given) = given.or(wanted) {
             let family = if given.is_ipv4() { "IPv4" } else { "IPv6" };

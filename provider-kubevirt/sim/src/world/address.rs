@@ -138,14 +138,14 @@ impl Addresses {
         IpNet::new(address, range.net.prefix_len()).ok()
     }
 
-    /// The cluster address of a Service that asks for none, or for this one.
-    pub(crate) fn service(&mut self, uid: &str, wanted: Option<IpAddr>) -> Option<IpAddr> {
-        self.services.take(uid, wanted)
+    /// The cluster address of a Service (`namespace/name`) that asks for none, or for this one.
+    pub(crate) fn service(&mut self, name: &str, wanted: Option<IpAddr>) -> Option<IpAddr> {
+        self.services.take(name, wanted)
     }
 
     /// The external address of a Service.
-    pub(crate) fn balancer(&mut self, uid: &str, wanted: Option<IpAddr>) -> Option<IpAddr> {
-        self.balancers.as_mut()?.take(uid, wanted)
+    pub(crate) fn balancer(&mut self, name: &str, wanted: Option<IpAddr>) -> Option<IpAddr> {
+        self.balancers.as_mut()?.take(name, wanted)
     }
 
     /// A port of all nodes: this one if it is free, else any.
@@ -158,14 +158,14 @@ impl Addresses {
         Some(port)
     }
 
-    pub(crate) fn release_service(&mut self, uid: &str) {
-        self.services.release(uid);
-        self.release_balancer(uid);
+    pub(crate) fn release_service(&mut self, name: &str) {
+        self.services.release(name);
+        self.release_balancer(name);
     }
 
-    pub(crate) fn release_balancer(&mut self, uid: &str) {
+    pub(crate) fn release_balancer(&mut self, name: &str) {
         if let Some(balancers) = &mut self.balancers {
-            balancers.release(uid);
+            balancers.release(name);
         }
     }
 }

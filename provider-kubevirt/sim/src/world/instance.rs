@@ -227,88 +227,82 @@ fn scheduling(world: &World, instance: &Arc<Object>, draft: &mut Draft) {
         draft.enter(world, instance, "Failed");
         return;
     }
-    let known = world.places.lock().get(instance.uid()).cloned();
-    let place = match known {
-        Some(place) => place,
-        None => {
-            let found = place(
-                instance,
-                &world.hub.all(&NODE),
-                &tenants(world),
-                None,
-                &Value::Null,
-            );
-            match found {
-                Ok(node) => {
-                    let pod = world.rng.lock().uuid();
-                    let place = Place { node, pod };
-                    let mut places = world.places.lock();
-                    places.insert(instance.uid().to_owned(), place.clone());
-                    place
-                }
-                Err(message) => {
-                    draft
-                        .conditions
-                        .set("PodScheduled", false, "Unschedulable", &message);
-                    return;
-                }
-            }
+    let place = match bind_to_node(world, instance) {
+        Ok(place) => place,
+        Err(message) => {
+            draft
+                .conditions
+                .set("PodScheduled", false, "Unschedulable", &message);
+            return;
         }
     };
     draft.conditions.remove("PodScheduled");
     draft.set("activePods", json!({place.pod: place.node}));
-    if let Some(wait) = image_missing(world, instance, draft) {
-        draft.come_back(wait);
+    if !can_start(world, instance, draft) {
         return;
-    }
-    let missing_network = hardware::interfaces(instance)
-        .into_iter()
-        .filter_map(|interface| interface.multus)
-        .find(|network| !world.settings.networks.contains_key(network));
-    if let Some(network) = missing_network {
-        let message = format!("cannot find a network-attachment-definition ({network})");
-        draft
-            .conditions
-            .set("Synchronized", false, "FailedCreate", &message);
-        return;
-    }
-    match media(world, instance) {
-        Ok(_) => {}
-        Err(waiting @ NoSeed::NoSecret { .. }) => {
-            let is_new = world
-                .stages
-                .lock()
-                .wait(instance.uid(), "mount", || Duration::ZERO)
-                .is_none()
-                && world
-                    .stages
-                    .lock()
-                    .wait(instance.uid(), "told", || Duration::MAX / 4)
-                    .is_none();
-            if is_new {
-                draft.warning = Some(("FailedMount", waiting.to_string()));
-            }
-            return;
-        }
-        Err(broken @ NoSeed::Broken(_)) => {
-            draft
-                .conditions
-                .set("Synchronized", false, "FailedCreate", &broken.to_string());
-            return;
-        }
     }
     draft.conditions.remove("Synchronized");
     if let Some(left) = world.wait(instance.uid(), "launch", world.settings.delays.launch) {
         draft.come_back(left);
         return;
     }
-    draft.set("nodeName", place.node.as_str());
-    draft
-        .labels
-        .insert(NODE_NAME_LABEL.to_owned(), place.node.as_str().into());
+    let node = place.node.as_str();
+    draft.set("nodeName", node);
+    draft.labels.insert(NODE_NAME_LABEL.to_owned(), node.into());
     draft.set("qosClass", "Burstable");
     draft.set("volumeStatus", volume_status(instance));
     draft.enter(world, instance, "Scheduled");
+}
+
+/// The node of an instance's pod, which it keeps from here on.
+fn bind_to_node(world: &World, instance: &Arc<Object>) -> std::result::Result<Place, String> {
+    if let Some(known) = world.places.lock().get(instance.uid()) {
+        return Ok(known.clone());
+    }
+    let (nodes, tenants) = (world.hub.all(&NODE), tenants(world));
+    let node = place(instance, &nodes, &tenants, None, &Value::Null)?;
+    let pod = world.rng.lock().uuid();
+    let place = Place { node, pod };
+    let uid = instance.uid().to_owned();
+    world.places.lock().insert(uid, place.clone());
+    Ok(place)
+}
+
+/// Whether its pod has everything that it needs: images, networks, Secrets.
+fn can_start(world: &World, instance: &Object, draft: &mut Draft) -> bool {
+    if let Some(wait) = image_missing(world, instance, draft) {
+        draft.come_back(wait);
+        return false;
+    }
+    let mut networks = hardware::interfaces(instance)
+        .into_iter()
+        .filter_map(|interface| interface.multus);
+    if let Some(network) = networks.find(|name| !world.settings.networks.contains_key(name)) {
+        let message = format!("cannot find a network-attachment-definition ({network})");
+        draft
+            .conditions
+            .set("Synchronized", false, "FailedCreate", &message);
+        return false;
+    }
+    match media(world, instance) {
+        Ok(_) => true,
+        Err(waiting @ NoSeed::NoSecret { .. }) => {
+            // Told once, as a kubelet's event is counted up and not repeated.
+            let mut stages = world.stages.lock();
+            if !stages.has(instance.uid(), "mount") {
+                stages.wait(instance.uid(), "mount", || Duration::ZERO);
+                draft.warning = Some(("FailedMount", waiting.to_string()));
+            }
+            false
+        }
+        Err(broken @ NoSeed::Broken(_)) => {
+            let message = broken.to_string();
+            draft
+                .conditions
+                .set("Synchronized", false, "FailedCreate", &message);
+            false
+        }
+    }
 }
 
 /// Says that an image cannot be pulled, first as an error and later as waiting.

@@ -83,29 +83,8 @@ async fn release(world: &World, machine: &Object) -> Result<Again> {
 }
 
 async fn sync(world: &World, machine: &Object, instance: Option<&Object>) -> Result<Pass> {
-    if !machine.has_finalizer(CONTROLLER_FINALIZER) {
-        let mut finalizers = machine.metadata.finalizers.clone().unwrap_or_default();
-        finalizers.push(CONTROLLER_FINALIZER.to_owned());
-        let patch = json!({"metadata": {
-            "finalizers": finalizers,
-            "resourceVersion": machine.metadata.resource_version,
-        }});
-        let name = machine.key();
-        world
-            .hub
-            .merge(&MACHINE, &name, patch, manager::CONTROLLER)
-            .await?;
-    }
-    let failed = |reason, message| Pass {
-        failure: Some(Failure { reason, message }),
-        ..Pass::default()
-    };
-    if !world.is_admitting
-        && let Some(cause) = admission::causes(machine.at("/spec").unwrap_or(&Value::Null)).first()
-    {
-        return Ok(failed("FailedCreate", cause.message.clone()));
-    }
-    let expanded = match instancetype::expand(world, machine) {
+    hold(world, machine).await?;
+    let expanded = match judge(world, machine) {
         Ok(template) => template,
         Err(failure) => {
             return Ok(Pass {
@@ -134,7 +113,7 @@ async fn sync(world: &World, machine: &Object, instance: Option<&Object>) -> Res
             if let Some(left) = world.wait(machine.uid(), "backoff", pause) {
                 pass.again = Some(left);
             } else if is_immediate || volumes_ready(world, machine).await? {
-                start(world, machine, expanded).await?;
+                start(world, machine, &expanded).await?;
             }
         }
         Decision::Stop => stop_all(world, instance).await?,
@@ -145,6 +124,7 @@ async fn sync(world: &World, machine: &Object, instance: Option<&Object>) -> Res
     }
     if strategy == "Halted" && asked == Some("Start") && instance.is_none() {
         let patch = json!({"spec": {"runStrategy": "Always", "running": null}});
+        world.book.lock().excuse(machine.uid());
         let name = machine.key();
         world
             .hub
@@ -155,6 +135,39 @@ async fn sync(world: &World, machine: &Object, instance: Option<&Object>) -> Res
         update_live(world, machine, instance).await?;
     }
     Ok(pass)
+}
+
+/// Sees to it that the VM does not go before its instance.
+async fn hold(world: &World, machine: &Object) -> Result<()> {
+    if machine.has_finalizer(CONTROLLER_FINALIZER) {
+        return Ok(());
+    }
+    let mut finalizers = machine.metadata.finalizers.clone().unwrap_or_default();
+    finalizers.push(CONTROLLER_FINALIZER.to_owned());
+    let patch = json!({"metadata": {
+        "finalizers": finalizers,
+        "resourceVersion": machine.metadata.resource_version,
+    }});
+    let name = machine.key();
+    world
+        .hub
+        .merge(&MACHINE, &name, patch, manager::CONTROLLER)
+        .await?;
+    Ok(())
+}
+
+/// The template that an instance is made of, or why none can be.
+fn judge(world: &World, machine: &Object) -> std::result::Result<Value, Failure> {
+    let spec = machine.at("/spec").unwrap_or(&Value::Null);
+    if !world.is_admitting
+        && let Some(cause) = admission::causes(spec).first()
+    {
+        return Err(Failure {
+            reason: "FailedCreate",
+            message: cause.message.clone(),
+        });
+    }
+    instancetype::expand(world, machine)
 }
 
 async fn stop_all(world: &World, instance: Option<&Object>) -> Result<()> {
@@ -233,7 +246,7 @@ fn data_volume(machine: &Object, template: &Value, name: &Name) -> Value {
     volume
 }
 
-async fn start(world: &World, machine: &Object, template: Value) -> Result<()> {
+async fn start(world: &World, machine: &Object, template: &Value) -> Result<()> {
     let mut spec = template["spec"].clone();
     hardware::attach_pod_network(&mut spec);
     hardware::attach_volumes(&mut spec);

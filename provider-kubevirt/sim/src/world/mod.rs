@@ -284,7 +284,9 @@ impl World {
         } else if change.kind == MACHINE {
             self.templates.lock().remove(gone.uid());
         } else if change.kind == SERVICE {
-            self.addresses.lock().release_service(gone.uid());
+            self.addresses
+                .lock()
+                .release_service(&gone.key().to_string());
         }
     }
 }
@@ -316,7 +318,13 @@ impl Actor for World {
             let instance = Name::new(&name.namespace, instance);
             vec![Key::Migration(name), Key::Instance(instance)]
         } else if change.kind == SERVICE {
-            vec![Key::Service(name)]
+            let mut keys = vec![Key::Service(name)];
+            if change.after.is_none() {
+                // Its address may be what others wait for.
+                let others = self.hub.all(&SERVICE);
+                keys.extend(others.iter().map(|other| Key::Service(other.key())));
+            }
+            keys
         } else if change.kind == SECRET {
             self.waiting_instances(Some(&name.namespace))
         } else if change.kind == NODE {

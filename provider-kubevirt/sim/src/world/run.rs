@@ -60,13 +60,12 @@ pub(crate) fn decide(
     let is_stop = asked == Some("Stop") && instance != Instance::Absent;
     let is_start = asked == Some("Start");
     match (strategy, instance) {
-        ("Always", Instance::Absent) | ("Once", Instance::Absent) => Decision::Start,
-        ("Always", _) if is_stop || instance.is_final() => Decision::Stop,
+        ("Always" | "Once", Instance::Absent) => Decision::Start,
         ("RerunOnFailure", Instance::Absent) if is_start || played != Some(strategy) => {
             Decision::Start
         }
         ("RerunOnFailure", Instance::Failed) => Decision::Rerun,
-        ("RerunOnFailure", _) if is_stop || instance.is_final() => Decision::Stop,
+        ("Always" | "RerunOnFailure", _) if is_stop || instance.is_final() => Decision::Stop,
         ("Manual", Instance::Absent) if is_start => Decision::Start,
         ("Manual", _) if is_stop => Decision::Stop,
         ("Halted", Instance::Live | Instance::Succeeded | Instance::Failed) => Decision::Stop,

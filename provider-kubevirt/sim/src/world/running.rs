@@ -19,12 +19,6 @@ use crate::word::{
 
 pub(super) fn advance(world: &World, instance: &Object, draft: &mut Draft) {
     let uid = instance.uid();
-    if world.lost.lock().remove(uid) {
-        // Its node came back without it.
-        world.power_off(instance);
-        draft.enter(world, instance, "Failed");
-        return;
-    }
     let node = instance.text("/status/nodeName").unwrap_or_default();
     if world.down.lock().contains(node) {
         // Nobody is there to say more, or to end it.
@@ -33,6 +27,10 @@ pub(super) fn advance(world: &World, instance: &Object, draft: &mut Draft) {
             .conditions
             .set("Ready", false, "NodeNotReady", message);
         return;
+    }
+    if world.lost.lock().remove(uid) {
+        // Its node came back without it.
+        return end(world, instance, draft, "Failed");
     }
     match world.orders.lock().remove(uid) {
         Some(Order::ShutDown) => return end(world, instance, draft, "Succeeded"),

@@ -20,7 +20,7 @@ pub(super) async fn reconcile(world: &World, name: &Name) -> Result<Again> {
     let is_balanced = service.text("/spec/type") == Some("LoadBalancer") && !service.is_deleting();
     if !is_balanced {
         if service.at("/status/loadBalancer/ingress").is_some() {
-            world.addresses.lock().release_balancer(service.uid());
+            world.addresses.lock().release_balancer(&name.to_string());
             let status = json!({"loadBalancer": {"ingress": null}});
             world
                 .hub
@@ -58,7 +58,10 @@ fn ingress(world: &World, service: &Object) -> Option<Value> {
             let asked = service.annotation(METALLB_ADDRESSES);
             let asked = asked.or(service.word("/spec/loadBalancerIP"));
             let wanted = asked.and_then(|text| text.split(',').next()?.trim().parse().ok());
-            let address = world.addresses.lock().balancer(service.uid(), wanted)?;
+            let address = world
+                .addresses
+                .lock()
+                .balancer(&service.key().to_string(), wanted)?;
             Some(json!({"ip": address.to_string(), "ipMode": "VIP"}))
         }
     }

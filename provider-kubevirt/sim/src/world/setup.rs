@@ -13,6 +13,8 @@ use crate::word::{
 
 /// The pause before what the server refused is tried again.
 const RETRY: Duration = Duration::from_secs(1);
+/// What a node has that nobody has seen ready.
+const NOT_READY_TAINT: &str = "node.kubernetes.io/not-ready";
 /// Pods per node, as a kubelet has it by default; KubeVirt lets one VM need one.
 const PODS_MAX: u32 = 110;
 
@@ -60,7 +62,7 @@ impl World {
             "spec": {},
         });
         if !taints.is_empty() {
-            node["spec"]["taints"] = taints.into();
+            node["spec"]["taints"] = json!(taints);
         }
         let Some(resource) = watched(&NODE) else {
             return Ok(());
@@ -86,6 +88,16 @@ impl World {
         self.hub
             .merge_status(&NODE, &node, &status, manager::KUBELET)
             .await?;
+        // A real API server taints every new node until somebody finds that it is ready.
+        let held = node.at("/spec/taints").and_then(Value::as_array);
+        let mut held = held.into_iter().flatten();
+        if held.any(|taint| taint["key"] == NOT_READY_TAINT) {
+            let patch = json!({"spec": {"taints": taints}});
+            let name = node.key();
+            self.hub
+                .merge(&NODE, &name, patch, manager::KUBELET)
+                .await?;
+        }
         Ok(())
     }
 

@@ -36,6 +36,12 @@ impl Stages {
         Some(ends.saturating_duration_since(now)).filter(|left| !left.is_zero())
     }
 
+    /// Whether a stage has begun.
+    pub(crate) fn has(&self, uid: &str, stage: &'static str) -> bool {
+        let stages = self.begun.get(uid);
+        stages.is_some_and(|stages| stages.contains_key(stage))
+    }
+
     /// Forgets one stage, so that it can begin again.
     pub(crate) fn clear(&mut self, uid: &str, stage: &'static str) {
         if let Some(stages) = self.begun.get_mut(uid) {

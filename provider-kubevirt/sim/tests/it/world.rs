@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use capi_testkit::apiserver::ApiServer;
+use capi_testkit::guest::Pace;
 use capi_testkit::workload::Workloads;
 use kube::Client;
 use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
 use kube::core::GroupVersionKind;
-use kubevirt_sim::{Builder, Delays, Guests, Platform};
+use kubevirt_sim::{Builder, Delays, Guests, Platform, VmView};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
@@ -34,10 +35,20 @@ pub(crate) fn builder() -> Builder {
 
 impl World {
     pub(crate) async fn start(builder: Builder) -> Self {
+        Self::start_with(builder, |guests| guests).await
+    }
+
+    pub(crate) async fn start_with(
+        builder: Builder,
+        change: impl FnOnce(Guests) -> Guests,
+    ) -> Self {
         let workloads = Workloads::new();
-        let server = ApiServer::builder().seed(1).build();
+        let epoch = "2026-01-01T00:00:00Z".parse().expect("a time");
+        let server = ApiServer::builder().seed(1).epoch(epoch).build();
+        let guests = Guests::new(workloads.clone()).pace(Pace::instant());
         let platform = builder
-            .guests(Guests::new(workloads.clone()).pace(capi_testkit::guest::Pace::instant()))
+            .epoch(epoch)
+            .guests(change(guests))
             .build_in(&server)
             .await
             .expect("the definitions are valid");
@@ -132,12 +143,21 @@ impl World {
             }
             assert!(
                 tokio::time::Instant::now() < deadline,
-                "{what}: {:#?} {:#?}",
-                self.platform.vms(),
-                self.server.objects("virtualmachineinstances.kubevirt.io")
+                "{what}: {:#?}",
+                self.told()
             );
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
+    }
+
+    /// All machines with their consoles, for a failure's message.
+    fn told(&self) -> Vec<(VmView, Vec<String>)> {
+        let vms = self.platform.vms().into_iter();
+        vms.map(|vm| {
+            let console = self.platform.console(&vm.namespace, &vm.name);
+            (vm, console)
+        })
+        .collect()
     }
 
     /// Waits for a printable status.
