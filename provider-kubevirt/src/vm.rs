@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use capi_contract::ObjectName;
 use serde_json::{Map, Value, json};
 
 use crate::api::{
@@ -159,6 +160,37 @@ pub fn secret(object: &KubevirtMachine, wanted: &Wanted<'_>, vm_uid: &str) -> Va
             }],
         },
         "type": "cluster.x-k8s.io/secret",
+    })
+}
+
+/// The request to move a VM off its infra node.
+pub fn migration(
+    vm: &str,
+    namespace: &str,
+    name: &str,
+    mark: &str,
+    machine: &ObjectName,
+    vm_uid: Option<&str>,
+) -> Value {
+    json!({
+        "apiVersion": "kubevirt.io/v1",
+        "kind": "VirtualMachineInstanceMigration",
+        "metadata": {
+            "name": name,
+            "namespace": namespace,
+            "labels": {
+                MACHINE_NAME_LABEL: machine.name,
+                MACHINE_NAMESPACE_LABEL: machine.namespace,
+            },
+            "annotations": {MARK_ANNOTATION: mark},
+            "ownerReferences": [{
+                "apiVersion": "kubevirt.io/v1",
+                "kind": "VirtualMachine",
+                "name": vm,
+                "uid": vm_uid,
+            }],
+        },
+        "spec": {"vmiName": vm},
     })
 }
 

@@ -371,3 +371,15 @@ impl InstanceView {
             .any(|owner| uid == Some(owner.uid.as_str()))
     }
 }
+
+impl MigrationView {
+    /// Whether it has come to its end.
+    pub fn is_over(&self) -> bool {
+        matches!(self.status.phase.as_str(), "Succeeded" | "Failed")
+    }
+
+    /// Whether the VM stayed where it was.
+    pub fn has_failed(&self) -> bool {
+        self.status.phase == "Failed"
+    }
+}

@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::Scope;
 use super::claim::MachineClaim;
 use super::observe::Seen;
+use super::plan;
 use crate::api::{CheckStrategy, PROVIDER_ID_SCHEME};
 use crate::infra::{ConditionView, InstanceView};
 
@@ -46,7 +47,12 @@ pub(super) fn facts(
         infra_node: instance.and_then(|one| one.status.node_name.clone()),
     };
     // The host name of a guest is the name of its VM, and a Node is called as its host.
-    facts.node = Some(NodeWish::provider_id().of(&claim.name));
+    let node = NodeWish::provider_id().of(&claim.name);
+    facts.node = Some(if plan::wants_drain(seen) {
+        node.drain(plan::DRAIN_WITHIN)
+    } else {
+        node
+    });
     facts
 }
 

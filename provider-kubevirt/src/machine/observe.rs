@@ -238,7 +238,8 @@ impl Look<'_> {
             on.want(&claim.namespace, &[Kind::Migration]);
             self.beside(on.migrations(), &migration_name(claim)).await?
         } else {
-            None
+            // Known only if one was asked for in this process; that is when it has to be removed.
+            on.migrations().get(&claim.namespace, &migration_name(claim))
         };
         Ok(Seen {
             vm: Some(vm),

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use capi_contract::{Plan, Teardown, Waiting};
+use capi_contract::{Drained, Plan, Teardown, Waiting};
 
 use super::Scope;
 use super::claim::MachineClaim;
-use super::observe::{Remain, SecretState, Seen};
+use super::observe::{Remain, SecretState, Seen, migration_name};
 use super::steps::MachineStep;
 use crate::api::TERMINAL_LABEL;
 use crate::infra::{ConditionView, DataVolumeView, InstanceView, Version, VmView};
@@ -18,6 +18,10 @@ pub(super) const SOON: Duration = Duration::from_secs(2);
 /// When to look again at what a watch tells of. The look costs nothing while the watch is up; where it
 /// is not, this is how often the infra cluster is asked.
 const WATCHED: Duration = Duration::from_secs(15);
+
+/// How long the pods of a Node may take to leave it before its VM is taken from under them; the Go
+/// provider's time.
+pub(super) const DRAIN_WITHIN: Duration = Duration::from_secs(600);
 
 fn waiting<T>(reason: &'static str, message: impl Into<String>) -> Plan<T> {
     Plan::Wait(Waiting::new(reason, message.into(), WATCHED))
@@ -168,21 +172,92 @@ fn run_strategy(vm: &VmView) -> &str {
     }
 }
 
-/// The infra node of the VM is being drained, and somebody outside KubeVirt has to act.
-fn evacuate(_scope: &Scope, _claim: &MachineClaim, seen: &Seen) -> Option<Plan<MachineStep>> {
+/// The infra node of the VM is being drained. With evictionStrategy External somebody outside KubeVirt
+/// has to act: move the VM, or empty its Node and let it start elsewhere.
+fn evacuate(scope: &Scope, claim: &MachineClaim, seen: &Seen) -> Option<Plan<MachineStep>> {
     let instance = seen.instance.as_deref()?;
-    let node = instance.status.evacuation_node_name.as_deref()?;
-    if instance.is_final() || instance.metadata.deletion_timestamp.is_some() {
-        return None;
-    }
+    let Some(node) = leaving(instance) else {
+        // One that is over would be taken for the next one.
+        let over = seen.migration.as_deref().filter(|one| one.is_over())?;
+        let version = Version::identity(&over.metadata);
+        return Some(Plan::Apply(MachineStep::ForgetMigration(version)));
+    };
     let migratable = ConditionView::find(&instance.status.conditions, "LiveMigratable");
-    let stuck = migratable.is_some_and(|one| !one.is_true());
-    stuck.then(|| {
-        lost(
-            "VMEvicted",
-            format!("infra node {node} is being drained, and the VM cannot be moved off it"),
-        )
+    if !is_external(instance) {
+        let stuck = migratable.filter(|one| one.status == "False");
+        return Some(match stuck {
+            Some(why) => lost(
+                "VMEvicted",
+                format!(
+                    "infra node {node} is being drained, and the VM cannot be moved off it: {}",
+                    why.message
+                ),
+            ),
+            None => waiting(
+                "VMEvacuating",
+                format!("infra node {node} is being drained; KubeVirt moves the VM"),
+            ),
+        });
+    }
+    let may_move = migratable.is_some_and(ConditionView::is_true);
+    match seen.migration.as_deref() {
+        None if may_move => {
+            return Some(Plan::Apply(MachineStep::Migrate(vm::migration(
+                &claim.name,
+                &claim.namespace,
+                &migration_name(claim),
+                &claim.mark.to_string(),
+                &scope.name(),
+                seen.vm.as_deref().and_then(|vm| vm.metadata.uid.as_deref()),
+            ))));
+        }
+        Some(one) if !one.has_failed() => {
+            let message = format!("infra node {node} is being drained; the VM is moving off it");
+            return Some(waiting("VMEvacuating", message));
+        }
+        Some(_) | None => {}
+    }
+    Some(match scope.drained {
+        Some(Drained::Empty | Drained::TimedOut) => {
+            Plan::Apply(MachineStep::DeleteInstance(Version::identity(&instance.metadata)))
+        }
+        None => waiting(
+            "DrainingNode",
+            format!(
+                "infra node {node} is being drained and the VM cannot be moved: its Node is emptied \
+                 first, for at most {} minutes",
+                DRAIN_WITHIN.as_secs() / 60
+            ),
+        ),
     })
+}
+
+/// The infra node that the instance has to leave.
+pub(super) fn leaving(instance: &InstanceView) -> Option<&str> {
+    let node = instance.status.evacuation_node_name.as_deref()?;
+    let stays = !node.is_empty()
+        && !instance.is_final()
+        && instance.metadata.deletion_timestamp.is_none();
+    stays.then_some(node)
+}
+
+fn is_external(instance: &InstanceView) -> bool {
+    instance.spec.eviction_strategy.as_deref() == Some("External")
+}
+
+/// Whether the Node has to be emptied before its VM is started elsewhere.
+pub(super) fn wants_drain(seen: &Seen) -> bool {
+    let instance = seen.instance.as_deref();
+    let Some(instance) = instance.filter(|one| leaving(one).is_some() && is_external(one)) else {
+        return false;
+    };
+    match seen.migration.as_deref() {
+        Some(one) => one.has_failed(),
+        None => {
+            let all = &instance.status.conditions;
+            !ConditionView::find(all, "LiveMigratable").is_some_and(ConditionView::is_true)
+        }
+    }
 }
 
 /// Why a VM does not run yet, in the words of the Go provider.

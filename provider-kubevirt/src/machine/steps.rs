@@ -9,9 +9,11 @@ use serde_json::{Value, json};
 
 use super::claim::MachineClaim;
 use super::error::MachineError;
-use super::observe::{BOOTSTRAP_ANNOTATION, ONCE, Remain, RemainKind, USED};
+use super::observe::{BOOTSTRAP_ANNOTATION, ONCE, Remain, RemainKind, USED, migration_name};
 use crate::api::BootstrapDataSource;
-use crate::infra::{DataVolumeView, Deletion, InfraError, InstanceView, Version, VmView};
+use crate::infra::{
+    DataVolumeView, Deletion, InfraError, InstanceView, MigrationView, Version, VmView,
+};
 use crate::session::{SecretNote, Session};
 
 /// How long a create may still take effect after its caller is gone. A Kubernetes API server gives up
@@ -39,6 +41,12 @@ pub enum MachineStep {
     },
     /// Takes the bootstrap data out of the Secret.
     EmptySecret(Version),
+    /// Asks KubeVirt to move the VM to another infra node.
+    Migrate(Value),
+    /// Removes a migration that is over.
+    ForgetMigration(Version),
+    /// Deletes the instance, so that the VM starts on another infra node.
+    DeleteInstance(Version),
     /// Deletes the VM, for teardown.
     DeleteVm(Version),
     /// Deletes what outlived the VM, for teardown.
@@ -53,6 +61,9 @@ impl Step for MachineStep {
             Self::CreateVm { .. } => "VMCreate",
             Self::CreateSecret { .. } => "BootstrapSecretCreate",
             Self::EmptySecret(_) => "BootstrapSecretEmpty",
+            Self::Migrate(_) => "VMMigrate",
+            Self::ForgetMigration(_) => "MigrationDelete",
+            Self::DeleteInstance(_) => "VMRestart",
             Self::DeleteVm(_) => "VMDelete",
             Self::Remove(_) => "RemainsDelete",
         }
@@ -65,7 +76,9 @@ impl Step for MachineStep {
             },
             // The uid keeps it off another's Secret; a second one finds nothing to change.
             Self::EmptySecret(_) => Effect::Repeats,
-            Self::DeleteVm(_) | Self::Remove(_) => Effect::Destroys,
+            // A second one of the name is refused, and one that comes late moves the VM once more.
+            Self::Migrate(_) | Self::DeleteInstance(_) => Effect::Changes,
+            Self::ForgetMigration(_) | Self::DeleteVm(_) | Self::Remove(_) => Effect::Destroys,
         }
     }
 
@@ -73,7 +86,12 @@ impl Step for MachineStep {
         match self {
             // Looked at before anything is made of it.
             Self::CreateVm { .. } | Self::CreateSecret { .. } => true,
-            Self::EmptySecret(_) | Self::DeleteVm(_) | Self::Remove(_) => false,
+            Self::EmptySecret(_)
+            | Self::Migrate(_)
+            | Self::ForgetMigration(_)
+            | Self::DeleteInstance(_)
+            | Self::DeleteVm(_)
+            | Self::Remove(_) => false,
         }
     }
 }
@@ -93,6 +111,9 @@ pub(super) async fn apply(
             create_secret(on, claim, manifest, supply).await?;
         }
         MachineStep::EmptySecret(version) => empty_secret(on, claim, version).await?,
+        MachineStep::Migrate(manifest) => migrate(on, claim, manifest).await?,
+        MachineStep::ForgetMigration(version) => forget_migration(on, claim, version).await?,
+        MachineStep::DeleteInstance(version) => delete_instance(on, claim, version).await?,
         MachineStep::DeleteVm(version) => delete_vm(on, claim, version).await?,
         MachineStep::Remove(remain) => remove(on, claim, remain).await?,
     }
@@ -182,6 +203,42 @@ async fn empty_secret(
         // Somebody removed it, which is their right: the next look finds it missing.
         Err(error) if error.is_absent() => {}
         Err(error) => return Err(error.into()),
+    }
+    Ok(())
+}
+
+async fn migrate(on: &Session, claim: &MachineClaim, manifest: &Value) -> Result<(), InfraError> {
+    let name = migration_name(claim);
+    let created = on.infra().create(&claim.namespace, &name, manifest).await?;
+    on.migrations().answered(created);
+    Ok(())
+}
+
+async fn forget_migration(
+    on: &Session,
+    claim: &MachineClaim,
+    version: &Version,
+) -> Result<(), InfraError> {
+    let (namespace, name) = (&claim.namespace, migration_name(claim));
+    on.infra()
+        .delete::<MigrationView>(namespace, &name, version, Deletion::Background)
+        .await?;
+    on.migrations().forget(namespace, &name);
+    Ok(())
+}
+
+async fn delete_instance(
+    on: &Session,
+    claim: &MachineClaim,
+    version: &Version,
+) -> Result<(), InfraError> {
+    // In the foreground, so that the next instance starts when this one's pod is gone.
+    let left = on
+        .infra()
+        .delete::<InstanceView>(&claim.namespace, &claim.name, version, Deletion::Foreground)
+        .await?;
+    if let Some(instance) = left {
+        on.instances().answered(instance);
     }
     Ok(())
 }
