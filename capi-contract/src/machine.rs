@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::child::{Address, Child, ChildKind};
+use crate::condition::Report;
 use crate::connect::Identity;
 use crate::external::{External, Object};
 use crate::mark::{Mark, ObjectName, Token};
@@ -206,6 +207,9 @@ pub struct MachineFacts<S> {
     pub failure_domain: Option<String>,
     /// What may hold back `Ready`, beside the plan.
     pub health: Health,
+    /// Further conditions, of the types in [`InfraMachine::CONDITIONS`]. They are shown, and say
+    /// nothing about `Ready`: what does is [`health`](Self::health).
+    pub conditions: Vec<Report>,
     /// The provider's own status fields, merged into the one status write.
     pub own: S,
     /// Spec fields that the provider's CRD documents as written by the controller (R14), listed in
@@ -223,6 +227,7 @@ impl<S: Default> Default for MachineFacts<S> {
             addresses: Vec::new(),
             failure_domain: None,
             health: Health::Good,
+            conditions: Vec::new(),
             own: S::default(),
             spec: Map::new(),
             node: None,
@@ -251,6 +256,14 @@ pub trait InfraMachine:
     const FINALIZER: &'static str;
     /// Spec fields beside `providerID` that [`MachineFacts::spec`] may write (R14).
     const SPEC_WRITES: &'static [&'static str] = &[];
+
+    /// Types of the conditions that [`MachineFacts::conditions`] may report, beside
+    /// [`CONDITION`](Self::CONDITION). One that a look says nothing of stays as it was.
+    const CONDITIONS: &'static [&'static str] = &[];
+    /// Whether the provider id follows from the claim alone, and so is final before the machine runs.
+    /// Then it is written together with the next intent after the machine was first seen, which saves
+    /// a write per life; otherwise once the machine runs.
+    const PROVIDER_ID_IS_CLAIMED: bool = false;
 
     /// The InfraMachine kind.
     type Kind: Object;

@@ -209,7 +209,17 @@ impl<K: Kind, C: Connect<Session = SessionOf<K>>> Pass<'_, K, C> {
             ledger.identity = Some(identity);
         }
         ledger.intent = Some(intent.clone());
-        self.record(ledger, Extra::named("intent")).await?;
+        // What is final and was seen shares the write.
+        let told = self.told.as_mut().filter(|_| self.visit.seen_ours);
+        let spec = told.and_then(|told| told.spec.take());
+        self.record(
+            ledger,
+            Extra {
+                spec,
+                ..Extra::named("intent")
+            },
+        )
+        .await?;
         self.visit.intend(&intent);
         Ok(())
     }

@@ -226,6 +226,7 @@ impl<K: Kind, C: Connect<Session = SessionOf<K>>> Pass<'_, K, C> {
             && let Some(ledger) = &found
             && ledger.proven
             && ledger.intent.is_none()
+            && !self.driver.kind.is_unfinished(&self.subject)
             && self.was_left_ready()
         {
             let version = self.subject.object.meta().resource_version.clone();
@@ -438,7 +439,8 @@ impl<K: Kind, C: Connect<Session = SessionOf<K>>> Pass<'_, K, C> {
             | Outcome::Deleting(_)
             | Outcome::Released => return Ok(outcome),
         }
-        let spec = self.told.as_mut().and_then(|told| told.spec.take());
+        let due = self.told.as_mut().filter(|told| told.is_due);
+        let spec = due.and_then(|told| told.spec.take());
         let is_completing =
             self.told.as_ref().is_some_and(|told| told.complete) && !self.was_provisioned();
         if is_completing && let Answer::Hold(notice) = self.ask_hooks(Moment::Provisioned).await? {

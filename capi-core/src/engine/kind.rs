@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::sync::Arc;
 
+use capi_contract::condition::Report;
 use capi_contract::{External, Health, Identity, Token};
 use serde_json::{Map, Value};
 
@@ -53,14 +54,18 @@ impl<O> Subject<O> {
 pub(crate) struct Told {
     /// The status fields of the contract and of the author, without conditions and `initialization`.
     pub(crate) status: Map<String, Value>,
-    /// Fields of spec to write first, if it is time for them.
+    /// Fields of spec to write first.
     pub(crate) spec: Option<Map<String, Value>>,
+    /// Whether it is time for them; until then they only go along with another write.
+    pub(crate) is_due: bool,
     /// Whether all is known that `provisioned` needs, once `spec` is written.
     pub(crate) complete: bool,
     /// What is missing, where `complete` is false.
     pub(crate) missing: &'static str,
     /// What may hold back `Ready`.
     pub(crate) health: Health,
+    /// Further conditions, of the types in [`Kind::conditions`].
+    pub(crate) conditions: Vec<Report>,
 }
 
 /// The object of an [`External`].
@@ -87,6 +92,11 @@ pub(crate) trait Kind: Send + Sync + 'static {
     fn external(&self) -> &Self::External;
     fn finalizer(&self) -> &'static str;
     fn condition(&self) -> &'static str;
+
+    /// Types of further conditions that looks report.
+    fn conditions(&self) -> &'static [&'static str] {
+        &[]
+    }
 
     /// The newest version of an object that is known.
     fn load(&self, name: &capi_contract::ObjectName) -> Option<Arc<ObjectOf<Self>>>;
@@ -125,6 +135,12 @@ pub(crate) trait Kind: Send + Sync + 'static {
 
     /// Whether `spec` already says that the thing was made (IM-16).
     fn is_made(&self, subject: &Subject<ObjectOf<Self>>) -> bool;
+
+    /// Whether something was begun for the object, beside the thing itself, that only a look at the
+    /// thing brings to its end.
+    fn is_unfinished(&self, _subject: &Subject<ObjectOf<Self>>) -> bool {
+        false
+    }
 
     /// Puts facts into the words of the contract.
     fn tell(

@@ -41,6 +41,10 @@ pub(crate) struct Picture<'a> {
     pub(crate) provisioned: bool,
     pub(crate) deleting: bool,
     pub(crate) health: Option<&'a Health>,
+    /// Types of further conditions.
+    pub(crate) further: &'static [&'static str],
+    /// What this pass has learned of them.
+    pub(crate) told: &'a [Report],
     pub(crate) shown: Shown<'a>,
 }
 
@@ -58,6 +62,21 @@ pub(crate) fn conditions_of(status: &Map<String, Value>) -> Vec<Condition> {
 impl Picture<'_> {
     /// The reports of all conditions that the engine owns, `Ready` included.
     pub(crate) fn reports(&self) -> Vec<Report> {
+        let mut all = self.of_contract();
+        all.extend(self.further.iter().filter_map(|kind| self.further(kind)));
+        all
+    }
+
+    /// A further condition: as it was told, else as it was, else none.
+    fn further(&self, kind: &'static str) -> Option<Report> {
+        let told = self.told.iter().find(|report| report.kind == kind);
+        told.cloned().or_else(|| {
+            let known = self.last.iter().any(|last| last.type_ == kind);
+            known.then(|| self.kept(kind))
+        })
+    }
+
+    fn of_contract(&self) -> Vec<Report> {
         let mut all = match self.shown {
             Shown::Paused(message) => {
                 let paused = Report::new(PAUSED, Is::True, reason::PAUSED, message);
@@ -368,6 +387,8 @@ mod tests {
             provisioned,
             deleting: false,
             health: None,
+            further: &[],
+            told: &[],
             shown,
         };
         let reports = picture.reports();
@@ -386,6 +407,43 @@ mod tests {
 
     fn failure(class: Class) -> Failure {
         Failure::new("Clone", class, "cloning template 9000 failed")
+    }
+
+    #[test]
+    fn further_conditions_are_shown_kept_and_without_say_about_ready() {
+        const FURTHER: &[&str] = &["LiveMigratable", "Unheard"];
+        let told = [Report::new(
+            "LiveMigratable",
+            Is::False,
+            "HasHostDevice",
+            "gpu",
+        )];
+        let mut picture = Picture {
+            condition: MADE,
+            last: &[],
+            provisioned: true,
+            deleting: false,
+            health: Some(&Health::Good),
+            further: FURTHER,
+            told: &told,
+            shown: Shown::Settled,
+        };
+        let reports = picture.reports();
+        assert_eq!(
+            brief(&reports, "LiveMigratable"),
+            (Is::False, "HasHostDevice".to_owned())
+        );
+        assert_eq!(brief(&reports, READY).0, Is::True);
+        assert!(!reports.iter().any(|report| report.kind == "Unheard"));
+        // A pass without a look leaves it as it was.
+        let last = conditions(&reports);
+        picture.last = &last;
+        picture.told = &[];
+        let kept = picture.reports();
+        assert_eq!(
+            brief(&kept, "LiveMigratable"),
+            (Is::False, "HasHostDevice".to_owned())
+        );
     }
 
     #[test]
@@ -455,6 +513,8 @@ mod tests {
             provisioned: true,
             deleting: false,
             health: Some(&health),
+            further: &[],
+            told: &[],
             shown: Shown::Settled,
         };
         let reports = picture.reports();

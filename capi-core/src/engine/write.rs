@@ -188,6 +188,8 @@ impl<K: Kind, C: Connect<Session = SessionOf<K>>> Pass<'_, K, C> {
             provisioned,
             deleting: self.is_deleting(),
             health,
+            further: self.driver.kind.conditions(),
+            told: told.map_or(&[][..], |told| &told.conditions),
             shown,
         };
         let reports = picture.reports();
@@ -246,7 +248,9 @@ impl<K: Kind, C: Connect<Session = SessionOf<K>>> Pass<'_, K, C> {
         match &self.told {
             Some(told) => told.complete,
             None => {
-                let proven = self.ledger.as_ref().is_some_and(|ledger| ledger.proven);
+                // An open intent may have carried the provider id before the machine ran.
+                let proven = |ledger: &Ledger<_>| ledger.proven && ledger.intent.is_none();
+                let proven = self.ledger.as_ref().is_some_and(proven);
                 proven && self.driver.kind.is_made(&self.subject)
             }
         }

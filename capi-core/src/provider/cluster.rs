@@ -218,6 +218,7 @@ where
         Told {
             status,
             spec,
+            is_due: true,
             complete: facts.complete && known,
             missing: if facts.complete {
                 "waiting for the control-plane endpoint: set spec.controlPlaneEndpoint"
@@ -225,6 +226,7 @@ where
                 "waiting for the cluster's infrastructure"
             },
             health: facts.health.clone(),
+            conditions: Vec::new(),
         }
     }
 

@@ -11,7 +11,7 @@ use kube::{Resource, ResourceExt};
 use serde_json::{Map, Value, json};
 
 use super::children::{Nursery, Parent, owner_reference};
-use super::node::Wishes;
+use super::node::{DRAIN_ANNOTATION, Wishes};
 use super::world::{Key, Role, Topic};
 use crate::engine::{
     Admission, FactsOf, Failure, Kind, Leave, News, Notice, ObjectOf, ScopeOf, Subject, Told,
@@ -146,6 +146,10 @@ impl<T: InfraMachine> Kind for Machines<T> {
         T::CONDITION
     }
 
+    fn conditions(&self) -> &'static [&'static str] {
+        T::CONDITIONS
+    }
+
     fn load(&self, name: &ObjectName) -> Option<Arc<ObjectOf<Self>>> {
         let found = self.nursery.world.infra_machines.get(name);
         if found.is_none() {
@@ -233,6 +237,12 @@ impl<T: InfraMachine> Kind for Machines<T> {
         provider_id(&subject.raw).is_some()
     }
 
+    /// A drain that an earlier process began.
+    fn is_unfinished(&self, subject: &Subject<ObjectOf<Self>>) -> bool {
+        let annotations = subject.object.annotations();
+        annotations.contains_key(DRAIN_ANNOTATION)
+    }
+
     fn tell(
         &self,
         subject: &Subject<ObjectOf<Self>>,
@@ -259,7 +269,8 @@ impl<T: InfraMachine> Kind for Machines<T> {
 
         let written = provider_id(&subject.raw).is_some();
         let complete = facts.running && has_addresses && (written || facts.provider_id.is_some());
-        let spec = (complete && !written).then(|| {
+        let is_final = complete || T::PROVIDER_ID_IS_CLAIMED && facts.provider_id.is_some();
+        let spec = (is_final && !written).then(|| {
             let mut spec: Map<String, Value> = facts
                 .spec
                 .iter()
@@ -272,9 +283,11 @@ impl<T: InfraMachine> Kind for Machines<T> {
         Told {
             status,
             spec,
+            is_due: complete,
             complete,
             missing: missing(facts.running, has_addresses),
             health: facts.health.clone(),
+            conditions: facts.conditions.clone(),
         }
     }
 

@@ -12,6 +12,8 @@ use kube::{Resource, ResourceExt};
 use parking_lot::RwLock;
 use tokio::time::Instant;
 
+use super::client::Version;
+
 /// How long the answer to a request of our own stands for the object, until the watch brings it. A
 /// watch is behind by milliseconds; after this time the object is asked for.
 const ANSWER_FOR: Duration = Duration::from_secs(2);
@@ -31,7 +33,16 @@ pub struct Cache<K> {
 #[derive(Debug)]
 struct Inner<K> {
     spaces: HashMap<String, Space<K>>,
-    answers: HashMap<Key, (Instant, Arc<K>)>,
+    answers: HashMap<Key, (Instant, Answer<K>)>,
+}
+
+/// What a request of our own was answered with.
+#[derive(Debug)]
+enum Answer<K> {
+    /// The object.
+    Is(Arc<K>),
+    /// The object of this uid is gone.
+    Gone(String),
 }
 
 /// Objects of one namespace.
@@ -94,19 +105,26 @@ impl<K: Resource> Cache<K> {
         let space = inner.spaces.get(namespace);
         let live = space.filter(|space| space.watched == Watched::Live);
         let known = live.and_then(|space| space.objects.get(name)).cloned();
-        let answered = inner
-            .answers
-            .get(&(namespace.to_owned(), name.to_owned()))
-            .filter(|(at, _)| at.elapsed() < ANSWER_FOR)
-            .map(|(_, object)| Arc::clone(object))
-            // Of what the watch has gone past, it knows more: it may be gone.
-            .filter(|object| live.is_none_or(|space| version(object.as_ref()) > space.newest));
-        match (known, answered) {
-            (Some(known), Some(answered)) => {
-                let newer = version(answered.as_ref()) > version(known.as_ref());
-                Some(if newer { answered } else { known })
+        let key = (namespace.to_owned(), name.to_owned());
+        let answer = inner.answers.get(&key);
+        let Some((_, answer)) = answer.filter(|(at, _)| at.elapsed() < ANSWER_FOR) else {
+            return known;
+        };
+        match answer {
+            Answer::Gone(uid) => known.filter(|one| one.meta().uid.as_ref() != Some(uid)),
+            Answer::Is(answered) => {
+                let at = version(answered.as_ref());
+                let is_newer = match &known {
+                    Some(known) => at > version(known.as_ref()),
+                    // Of what the watch has gone past, it knows more: it is gone.
+                    None => live.is_none_or(|space| at > space.newest),
+                };
+                if is_newer {
+                    Some(Arc::clone(answered))
+                } else {
+                    known
+                }
             }
-            (known, answered) => known.or(answered),
         }
     }
 
@@ -120,16 +138,34 @@ impl<K: Resource> Cache<K> {
     /// Notes what a request of our own was answered with.
     pub fn answered(&self, object: K) -> Arc<K> {
         let object = Arc::new(object);
+        let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
+        self.note((namespace, name), Answer::Is(Arc::clone(&object)));
+        object
+    }
+
+    /// Notes how a deletion of our own was answered: with what is left for now, or with nothing.
+    pub fn removed(&self, namespace: &str, name: &str, version: &Version, left: Option<K>) {
+        match left {
+            Some(object) => {
+                self.answered(object);
+            }
+            None => self.gone(namespace, name, &version.uid),
+        }
+    }
+
+    fn gone(&self, namespace: &str, name: &str, uid: &str) {
+        let key = (namespace.to_owned(), name.to_owned());
+        self.note(key, Answer::Gone(uid.to_owned()));
+    }
+
+    fn note(&self, key: Key, answer: Answer<K>) {
         let mut inner = self.inner.write();
         if inner.answers.len() >= ANSWERS_MAX {
             inner.answers.retain(|_, (at, _)| at.elapsed() < ANSWER_FOR);
         }
         if inner.answers.len() < ANSWERS_MAX {
-            let key = (object.namespace().unwrap_or_default(), object.name_any());
-            let entry = (Instant::now(), Arc::clone(&object));
-            inner.answers.insert(key, entry);
+            inner.answers.insert(key, (Instant::now(), answer));
         }
-        object
     }
 
     /// Forgets what a request was answered with: the object was found gone.
@@ -253,6 +289,14 @@ mod tests {
         cache.answered(vm("b", 9));
         cache.applied("ns", vm("c", 10));
         assert_eq!(seen(&cache, "b"), None, "the watch is past it, without b");
+        cache.gone("ns", "c", "c");
+        assert_eq!(
+            seen(&cache, "c"),
+            None,
+            "the watch does not know of its end yet"
+        );
+        cache.gone("ns", "c", "another");
+        assert_eq!(seen(&cache, "c"), Some(10));
     }
 
     #[tokio::test(start_paused = true)]

@@ -239,7 +239,8 @@ impl Look<'_> {
             self.beside(on.migrations(), &migration_name(claim)).await?
         } else {
             // Known only if one was asked for in this process; that is when it has to be removed.
-            on.migrations().get(&claim.namespace, &migration_name(claim))
+            on.migrations()
+                .get(&claim.namespace, &migration_name(claim))
         };
         Ok(Seen {
             vm: Some(vm),

@@ -218,9 +218,9 @@ fn evacuate(scope: &Scope, claim: &MachineClaim, seen: &Seen) -> Option<Plan<Mac
         Some(_) | None => {}
     }
     Some(match scope.drained {
-        Some(Drained::Empty | Drained::TimedOut) => {
-            Plan::Apply(MachineStep::DeleteInstance(Version::identity(&instance.metadata)))
-        }
+        Some(Drained::Empty | Drained::TimedOut) => Plan::Apply(MachineStep::DeleteInstance(
+            Version::identity(&instance.metadata),
+        )),
         None => waiting(
             "DrainingNode",
             format!(
@@ -235,9 +235,8 @@ fn evacuate(scope: &Scope, claim: &MachineClaim, seen: &Seen) -> Option<Plan<Mac
 /// The infra node that the instance has to leave.
 pub(super) fn leaving(instance: &InstanceView) -> Option<&str> {
     let node = instance.status.evacuation_node_name.as_deref()?;
-    let stays = !node.is_empty()
-        && !instance.is_final()
-        && instance.metadata.deletion_timestamp.is_none();
+    let stays =
+        !node.is_empty() && !instance.is_final() && instance.metadata.deletion_timestamp.is_none();
     stays.then_some(node)
 }
 

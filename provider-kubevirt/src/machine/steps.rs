@@ -11,9 +11,7 @@ use super::claim::MachineClaim;
 use super::error::MachineError;
 use super::observe::{BOOTSTRAP_ANNOTATION, ONCE, Remain, RemainKind, USED, migration_name};
 use crate::api::BootstrapDataSource;
-use crate::infra::{
-    DataVolumeView, Deletion, InfraError, InstanceView, MigrationView, Version, VmView,
-};
+use crate::infra::{DataVolumeView, Deletion, InfraError, InstanceView, Version, VmView};
 use crate::session::{SecretNote, Session};
 
 /// How long a create may still take effect after its caller is gone. A Kubernetes API server gives up
@@ -220,10 +218,11 @@ async fn forget_migration(
     version: &Version,
 ) -> Result<(), InfraError> {
     let (namespace, name) = (&claim.namespace, migration_name(claim));
-    on.infra()
-        .delete::<MigrationView>(namespace, &name, version, Deletion::Background)
+    let left = on
+        .infra()
+        .delete(namespace, &name, version, Deletion::Background)
         .await?;
-    on.migrations().forget(namespace, &name);
+    on.migrations().removed(namespace, &name, version, left);
     Ok(())
 }
 
@@ -237,9 +236,8 @@ async fn delete_instance(
         .infra()
         .delete::<InstanceView>(&claim.namespace, &claim.name, version, Deletion::Foreground)
         .await?;
-    if let Some(instance) = left {
-        on.instances().answered(instance);
-    }
+    on.instances()
+        .removed(&claim.namespace, &claim.name, version, left);
     Ok(())
 }
 
@@ -252,9 +250,8 @@ async fn delete_vm(
         .infra()
         .delete::<VmView>(&claim.namespace, &claim.name, version, Deletion::Foreground)
         .await?;
-    if let Some(vm) = left {
-        on.vms().answered(vm);
-    }
+    on.vms()
+        .removed(&claim.namespace, &claim.name, version, left);
     Ok(())
 }
 
