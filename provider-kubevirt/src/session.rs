@@ -1,8 +1,9 @@
 //! A connected client with what all machines and clusters of one infra cluster share: the caches that
 //! watches fill, and what this process itself did a moment ago.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
+use std::time::Duration;
 
 use capi_contract::{Mark, Wakes};
 use futures::StreamExt;
@@ -11,6 +12,7 @@ use futures::stream::FuturesUnordered;
 use kube::{Client, Resource};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use crate::infra::{
     Cache, DataVolumeView, Infra, InstanceView, MigrationView, OF_CLUSTERS, OF_MACHINES,
@@ -20,6 +22,10 @@ use crate::infra::{
 /// How many watches one session has. A tenant has a namespace, and a namespace two to four of them;
 /// beyond this number objects are asked for one by one.
 const WATCHES_MAX: usize = 400;
+
+/// How long a look waits for the first list of a watch that was just asked for. A list takes
+/// milliseconds; without it every machine would be asked for by itself after a restart.
+const FIRST_LIST: Duration = Duration::from_secs(3);
 
 /// How many notes about bootstrap Secrets are kept; one is some hundred bytes.
 const NOTES_MAX: usize = 20_000;
@@ -33,7 +39,7 @@ pub struct Session {
     volumes: Cache<DataVolumeView>,
     migrations: Cache<MigrationView>,
     services: Cache<ServiceView>,
-    wanted: Mutex<BTreeSet<(Kind, String)>>,
+    wanted: Mutex<BTreeMap<(Kind, String), Instant>>,
     more: Notify,
     secrets: Mutex<HashMap<Mark, SecretNote>>,
 }
@@ -81,7 +87,7 @@ impl Session {
             volumes: Cache::default(),
             migrations: Cache::default(),
             services: Cache::default(),
-            wanted: Mutex::new(BTreeSet::new()),
+            wanted: Mutex::new(BTreeMap::new()),
             more: Notify::new(),
             secrets: Mutex::new(HashMap::new()),
         }
@@ -128,9 +134,27 @@ impl Session {
         let mut wanted = self.wanted.lock();
         for kind in kinds {
             let watch = (*kind, namespace.to_owned());
-            if wanted.len() < WATCHES_MAX && wanted.insert(watch) {
+            if wanted.len() < WATCHES_MAX && !wanted.contains_key(&watch) {
+                wanted.insert(watch, Instant::now());
                 self.more.notify_one();
             }
+        }
+    }
+
+    /// Waits for the first list of a kind in a namespace, if it was asked for a moment ago.
+    pub(crate) async fn first_list<K: Resource>(
+        &self,
+        kind: Kind,
+        cache: &Cache<K>,
+        namespace: &str,
+    ) {
+        let asked = self
+            .wanted
+            .lock()
+            .get(&(kind, namespace.to_owned()))
+            .copied();
+        if let Some(asked) = asked {
+            cache.first_list(namespace, asked + FIRST_LIST).await;
         }
     }
 
@@ -139,7 +163,7 @@ impl Session {
         let mut begun = BTreeSet::new();
         let mut running = FuturesUnordered::new();
         loop {
-            let wanted = self.wanted.lock().clone();
+            let wanted: Vec<_> = self.wanted.lock().keys().cloned().collect();
             for watch in wanted {
                 if begun.insert(watch.clone()) {
                     let (kind, namespace) = watch;

@@ -5,12 +5,14 @@
 //! it is meant for, so that the server refuses one that was decided on an old view.
 
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use kube::{Resource, ResourceExt};
 use parking_lot::RwLock;
-use tokio::time::Instant;
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout_at};
 
 use super::client::Version;
 
@@ -28,6 +30,8 @@ type Key = (String, String);
 #[derive(Debug)]
 pub struct Cache<K> {
     inner: RwLock<Inner<K>>,
+    /// Told when a namespace is watched in another way than before.
+    news: Notify,
 }
 
 #[derive(Debug)]
@@ -87,6 +91,7 @@ impl<K> Default for Cache<K> {
         };
         Self {
             inner: RwLock::new(inner),
+            news: Notify::new(),
         }
     }
 }
@@ -133,6 +138,18 @@ impl<K: Resource> Cache<K> {
         let inner = self.inner.read();
         let space = inner.spaces.get(namespace);
         space.map_or(Watched::No, |space| space.watched)
+    }
+
+    /// Waits for the first list of a namespace, no longer than until this moment.
+    pub(crate) async fn first_list(&self, namespace: &str, until: Instant) {
+        loop {
+            let mut news = pin!(self.news.notified());
+            news.as_mut().enable();
+            let waits = self.watched(namespace) == Watched::No;
+            if !waits || timeout_at(until, news).await.is_err() {
+                return;
+            }
+        }
     }
 
     /// Notes what a request of our own was answered with.
@@ -195,6 +212,7 @@ impl<K: Resource> Cache<K> {
         let mut inner = self.inner.write();
         let space = inner.spaces.entry(namespace.to_owned()).or_default();
         space.watched = Watched::Live;
+        self.news.notify_waiters();
         let Some(listing) = space.listing.take() else {
             return Vec::new();
         };
@@ -234,6 +252,7 @@ impl<K: Resource> Cache<K> {
         let mut inner = self.inner.write();
         let space = inner.spaces.entry(namespace.to_owned()).or_default();
         space.watched = Watched::Broken;
+        self.news.notify_waiters();
     }
 
     /// How many objects are kept.

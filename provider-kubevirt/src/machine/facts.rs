@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use capi_contract::condition::{Report, Status};
 use capi_contract::{AddressType, Health, MachineAddress, MachineFacts, NodeWish};
 use serde::Serialize;
 
@@ -12,6 +13,13 @@ use super::observe::Seen;
 use super::plan;
 use crate::api::{CheckStrategy, PROVIDER_ID_SCHEME};
 use crate::infra::{ConditionView, InstanceView};
+
+/// Condition: the bootstrap of the guest is over. The Go provider's name.
+const BOOTSTRAPPED: &str = "BootstrapExecSucceeded";
+/// Condition: the VM can be moved to another infra node. The Go provider's name.
+const MIGRATABLE: &str = "VMLiveMigratable";
+/// The conditions beside the contract's.
+pub(super) const CONDITIONS: &[&str] = &[BOOTSTRAPPED, MIGRATABLE];
 
 /// The status fields of a KubevirtMachine that are not the contract's.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -41,7 +49,14 @@ pub(super) fn facts(
     facts.running = running.is_some();
     facts.addresses = running.map_or_else(Vec::new, |one| with_names(scope, claim, one));
     facts.failure_domain = scope.failure_domain.clone();
-    facts.health = running.map_or(Health::Good, |one| health(scope, one));
+    if let Some(running) = running {
+        let boot = boot(scope, running);
+        facts.health = boot.health();
+        facts.conditions = [Some(boot.report()), migratable(running)]
+            .into_iter()
+            .flatten()
+            .collect();
+    }
     facts.own = MachineStatus {
         ready: running.is_some(),
         infra_node: instance.and_then(|one| one.status.node_name.clone()),
@@ -95,28 +110,90 @@ fn with_names(scope: &Scope, claim: &MachineClaim, instance: &InstanceView) -> V
     [host].into_iter().chain(inner).chain([dns]).collect()
 }
 
-/// Whether the bootstrap is known to be unfinished: the guest agent is there and the probe of the
-/// template does not succeed yet. A machine that has become a node has booted.
-fn health(scope: &Scope, instance: &InstanceView) -> Health {
+/// How the bootstrap stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Boot {
+    /// Nobody looks.
+    Unchecked,
+    /// It is done.
+    Done,
+    /// The guest says that it is not done yet.
+    Unfinished,
+    /// There is no agent in the guest, or it has not connected yet.
+    NoAgent,
+    /// The agent is there, and the template does not say what to ask it.
+    NoProbe,
+}
+
+/// A machine that has become a node has booted; before that the guest agent is asked.
+fn boot(scope: &Scope, instance: &InstanceView) -> Boot {
     let check = scope
         .object
         .spec
         .virtual_machine_bootstrap_check
         .check_strategy;
-    if check == CheckStrategy::None || scope.has_node() {
-        return Health::Good;
-    }
     let holds = |kind: &str| {
         let one = ConditionView::find(&instance.status.conditions, kind);
         one.is_some_and(ConditionView::is_true)
     };
-    if instance.spec.readiness_probe.is_none() || !holds("AgentConnected") || holds("Ready") {
-        return Health::Good;
+    match check {
+        CheckStrategy::None => Boot::Unchecked,
+        CheckStrategy::Ssh if scope.has_node() => Boot::Done,
+        CheckStrategy::Ssh if !holds("AgentConnected") => Boot::NoAgent,
+        CheckStrategy::Ssh if instance.spec.readiness_probe.is_none() => Boot::NoProbe,
+        CheckStrategy::Ssh if holds("Ready") => Boot::Done,
+        CheckStrategy::Ssh => Boot::Unfinished,
     }
-    Health::Held {
-        reason: "WaitingForBootstrap",
-        message: "the guest agent answers, and the readiness probe of the template does not \
-                  succeed yet; if it takes long, look at the console of the VM"
-            .to_owned(),
+}
+
+impl Boot {
+    fn health(self) -> Health {
+        match self {
+            Self::Unfinished => Health::Held {
+                reason: "WaitingForBootstrap",
+                message: UNFINISHED.to_owned(),
+            },
+            Self::Unchecked | Self::Done | Self::NoAgent | Self::NoProbe => Health::Good,
+        }
     }
+
+    fn report(self) -> Report {
+        let (status, reason, message) = match self {
+            Self::Unchecked => (Status::True, "BootstrapNotChecked", "checkStrategy is none"),
+            Self::Done => (Status::True, "BootstrapSucceeded", ""),
+            Self::Unfinished => (Status::False, "WaitingForBootstrap", UNFINISHED),
+            Self::NoAgent => (
+                Status::Unknown,
+                "BootstrapCheckingNotSupported",
+                "no guest agent is connected; install qemu-guest-agent in the image, or set \
+                 checkStrategy to none",
+            ),
+            Self::NoProbe => (
+                Status::Unknown,
+                "BootstrapCheckingNotSupported",
+                "the template has no readinessProbe; add one that runs test -f \
+                 /run/cluster-api/bootstrap-success.complete, or set checkStrategy to none",
+            ),
+        };
+        Report::new(BOOTSTRAPPED, status, reason, message)
+    }
+}
+
+const UNFINISHED: &str = "the guest agent answers, and the readinessProbe of the template does not \
+     succeed yet; if it takes long, look at the console of the VM";
+
+/// Whether the VM can be moved to another infra node, in KubeVirt's words.
+fn migratable(instance: &InstanceView) -> Option<Report> {
+    let one = ConditionView::find(&instance.status.conditions, "LiveMigratable")?;
+    let status = match one.status.as_str() {
+        "True" => Status::True,
+        "False" => Status::False,
+        _ => Status::Unknown,
+    };
+    let reason = match one.reason.as_str() {
+        "" if one.is_true() => "LiveMigratable",
+        "" => "NotLiveMigratable",
+        reason => reason,
+    };
+    Some(Report::new(MIGRATABLE, status, reason, &one.message))
 }

@@ -118,6 +118,8 @@ impl External for Machines {
 impl InfraMachine for Machines {
     const CONDITION: &'static str = "VMProvisioned";
     const FINALIZER: &'static str = MACHINE_FINALIZER;
+    const CONDITIONS: &'static [&'static str] = facts::CONDITIONS;
+    const PROVIDER_ID_IS_CLAIMED: bool = true;
 
     type Kind = KubevirtMachine;
     type Cluster = KubevirtCluster;

@@ -116,8 +116,11 @@ pub(super) async fn look(
     if !claim.volumes.is_empty() {
         on.want(&claim.namespace, &[Kind::Volume]);
     }
-    let look = Look { on, claim };
+    let look = Look { on, claim, depth };
     let (namespace, name) = (&claim.namespace, &claim.name);
+    on.first_list(Kind::Vm, on.vms(), namespace).await;
+    on.first_list(Kind::Instance, on.instances(), namespace)
+        .await;
     let known = on.vms().get(namespace, name);
     if depth == Depth::Listing {
         let watched = on.vms().watched(namespace) == Watched::Live
@@ -178,6 +181,7 @@ fn whose(claim: &MachineClaim, vm: &VmView) -> Whose {
 struct Look<'a> {
     on: &'a Session,
     claim: &'a MachineClaim,
+    depth: Depth,
 }
 
 impl Look<'_> {
@@ -260,6 +264,9 @@ impl Look<'_> {
         };
         if let Some(note) = self.on.secret_note(&claim.mark) {
             return Ok(note.into());
+        }
+        if self.depth == Depth::Listing {
+            return Ok(SecretState::Unasked);
         }
         let found = self.infra().secret_meta(&claim.namespace, name).await?;
         let note = match found {
