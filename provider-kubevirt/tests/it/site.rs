@@ -1,0 +1,398 @@
+//! A site: the API servers of a management cluster and of an infra cluster with a simulated KubeVirt,
+//! and the real provider between them, all on a paused clock.
+
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use capi_contract::InfraMachine;
+use capi_core::{Clock, Options, Provider};
+use capi_testkit::apiserver::{ApiServer, AuditRecord};
+use capi_testkit::crds;
+use capi_testkit::sweep::PROVIDER;
+use jiff::Timestamp;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
+use kube::core::GroupVersionKind;
+use kube::{Client, ResourceExt as _};
+use kubevirt_sim::{Builder, Delays, Platform};
+use provider_kubevirt::api::{self, KubevirtCluster};
+use provider_kubevirt::cluster::Clusters;
+use provider_kubevirt::connect::Connector;
+use provider_kubevirt::machine::Machines;
+use provider_kubevirt::session::Session;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+pub(crate) const NAMESPACE: &str = "default";
+pub(crate) const MACHINES: &str = "kubevirtmachines.infrastructure.cluster.x-k8s.io";
+pub(crate) const CLUSTERS: &str = "kubevirtclusters.infrastructure.cluster.x-k8s.io";
+pub(crate) const VMS: &str = "virtualmachines.kubevirt.io";
+pub(crate) const INSTANCES: &str = "virtualmachineinstances.kubevirt.io";
+/// When every world begins; the date does not matter, equal runs do.
+const EPOCH: Timestamp = Timestamp::constant(1_767_225_600, 0);
+
+/// Longer than any wait of a test, in virtual time.
+const LIMIT: Duration = Duration::from_secs(600);
+/// Finer than anything that a test measures.
+const ASKED_EVERY: Duration = Duration::from_millis(10);
+
+/// The definitions of the management cluster, parsed once.
+static DEFINITIONS: LazyLock<Vec<CustomResourceDefinition>> = LazyLock::new(|| {
+    let published = [
+        "clusters.cluster.x-k8s.io",
+        "machines.cluster.x-k8s.io",
+        "ipaddressclaims.ipam.cluster.x-k8s.io",
+        "ipaddresses.ipam.cluster.x-k8s.io",
+    ];
+    let published = published.map(|name| crds::named(name).unwrap().clone());
+    let published = published.map(|value| serde_json::from_value(value).unwrap());
+    published.into_iter().chain(api::crds()).collect()
+});
+
+/// Both sides of the provider.
+#[derive(Clone)]
+pub(crate) struct Site {
+    pub(crate) server: ApiServer,
+    pub(crate) infra: ApiServer,
+    pub(crate) platform: Platform,
+    clock: Clock,
+}
+
+impl Site {
+    /// A site where nothing takes time.
+    pub(crate) async fn instant() -> Self {
+        Self::with(Builder::new().delays(Delays::zero())).await
+    }
+
+    /// A site that takes the time of a small cluster.
+    pub(crate) async fn usual() -> Self {
+        Self::with(Builder::new().delays(Delays::realistic())).await
+    }
+
+    /// Inside the runtime of the test.
+    pub(crate) async fn with(builder: Builder) -> Self {
+        let server = ApiServer::builder().seed(1).epoch(EPOCH).build();
+        server.install_crds(DEFINITIONS.iter().cloned()).unwrap();
+        let infra = ApiServer::builder().seed(2).epoch(EPOCH).build();
+        let platform = builder.epoch(EPOCH).seed(7).build_in(&infra).await.unwrap();
+        Self {
+            server,
+            infra,
+            platform,
+            clock: Clock::tokio(EPOCH),
+        }
+    }
+
+    /// Runs the provider until it is dropped.
+    pub(crate) async fn provide<M>(&self, management: Client, infra: Client, machines: M)
+    where
+        M: InfraMachine<Session = Session, Cluster = KubevirtCluster>,
+    {
+        let options = Options {
+            clock: self.clock.clone(),
+            ..Options::default()
+        };
+        Provider::new(Connector::new().through(move |_| infra.clone()))
+            .cluster(Clusters)
+            .machine(machines)
+            .options(options)
+            .run(management, futures::future::pending())
+            .await
+            .unwrap();
+    }
+
+    /// Runs provider and platform in the background, undisturbed, for as long as the test's runtime.
+    pub(crate) fn start(&self) -> tokio::task::JoinHandle<()> {
+        self.play();
+        self.start_provider()
+    }
+
+    /// Runs the platform in the background.
+    pub(crate) fn play(&self) {
+        let platform = self.platform.clone();
+        tokio::spawn(async move { platform.run().await });
+    }
+
+    /// Runs the provider in the background.
+    pub(crate) fn start_provider(&self) -> tokio::task::JoinHandle<()> {
+        let site = self.clone();
+        tokio::spawn(async move {
+            let clients = (site.server.client(PROVIDER), site.infra.client(PROVIDER));
+            site.provide(clients.0, clients.1, Machines).await;
+        })
+    }
+
+    /// The infra machine of this name.
+    pub(crate) fn machine(&self, name: &str) -> Option<Value> {
+        self.server.object(MACHINES, NAMESPACE, name)
+    }
+
+    /// The VM of this name.
+    pub(crate) fn vm(&self, name: &str) -> Option<Value> {
+        self.infra.object(VMS, NAMESPACE, name)
+    }
+
+    /// The instance of this name.
+    pub(crate) fn instance(&self, name: &str) -> Option<Value> {
+        self.infra.object(INSTANCES, NAMESPACE, name)
+    }
+
+    /// The bootstrap Secrets in the infra cluster.
+    pub(crate) fn secrets(&self) -> Vec<Value> {
+        let secrets = self.infra.objects("secrets").into_iter();
+        secrets
+            .filter(|secret| secret["type"] == "cluster.x-k8s.io/secret")
+            .collect()
+    }
+
+    /// Waits for this to become true, for at most ten minutes of virtual time.
+    pub(crate) async fn until(&self, what: &str, is_so: impl Fn(&Self) -> bool) {
+        let begun = Instant::now();
+        while !is_so(self) {
+            let machines = self.server.objects(MACHINES);
+            let states = machines.iter().map(|machine| {
+                let conditions = &machine["status"]["conditions"];
+                format!("{}: {conditions}", machine["metadata"]["name"])
+            });
+            let states: Vec<_> = states.collect();
+            let vms = self.platform.vms();
+            assert!(begun.elapsed() < LIMIT, "never {what}: {states:#?} {vms:#?}");
+            tokio::time::sleep(ASKED_EVERY).await;
+        }
+    }
+
+    /// The provider's requests to both servers since the marks that pass `wanted`.
+    pub(crate) fn requests(
+        &self,
+        since: (u64, u64),
+        wanted: impl Fn(&AuditRecord) -> bool,
+    ) -> Vec<AuditRecord> {
+        let here = self.server.audit().since(since.0).into_iter();
+        let there = self.infra.audit().since(since.1).into_iter();
+        here.chain(there)
+            .filter(|record| record.actor == PROVIDER && !record.is_lease() && !record.is_watch())
+            .filter(|record| wanted(record))
+            .collect()
+    }
+
+    /// Marks of both servers' audits.
+    pub(crate) fn marks(&self) -> (u64, u64) {
+        (self.server.audit().mark(), self.infra.audit().mark())
+    }
+}
+
+/// The infra cluster: `apiVersion`, `kind`, `spec`.
+pub(crate) fn cluster() -> Value {
+    json!({
+        "apiVersion": "infrastructure.cluster.x-k8s.io/v1alpha1", "kind": "KubevirtCluster",
+        "metadata": {},
+        "spec": {"controlPlaneEndpoint": {"host": "10.0.0.9", "port": 6443}},
+    })
+}
+
+/// The infra machine, likewise: what the Go provider's templates make.
+pub(crate) fn machine() -> Value {
+    json!({
+        "apiVersion": "infrastructure.cluster.x-k8s.io/v1alpha1", "kind": "KubevirtMachine",
+        "metadata": {},
+        "spec": {
+            "virtualMachineBootstrapCheck": {"checkStrategy": "ssh"},
+            "virtualMachineTemplate": {
+                "metadata": {"namespace": NAMESPACE},
+                "spec": {"runStrategy": "Always", "template": {"spec": {
+                    "evictionStrategy": "External",
+                    "domain": {
+                        "cpu": {"cores": 1}, "memory": {"guest": "1Gi"},
+                        "devices": {
+                            "networkInterfaceMultiqueue": true,
+                            "disks": [{"name": "containervolume", "disk": {"bus": "virtio"}}],
+                            "interfaces": [{"name": "default", "masquerade": {}}],
+                        },
+                    },
+                    "networks": [{"name": "default", "pod": {}}],
+                    "volumes": [{
+                        "name": "containervolume",
+                        "containerDisk": {"image": "quay.io/capk/ubuntu-container-disk:v1.34.0"},
+                    }],
+                }}},
+            },
+        },
+    })
+}
+
+/// The same with a disk that outlives its instance.
+pub(crate) fn persistent() -> Value {
+    let mut machine = machine();
+    let spec = &mut machine["spec"]["virtualMachineTemplate"]["spec"];
+    spec["dataVolumeTemplates"] = json!([{
+        "metadata": {"name": "root"},
+        "spec": {
+            "source": {"registry": {"url": "docker://quay.io/capk/ubuntu-container-disk:v1.34.0"}},
+            "storage": {"resources": {"requests": {"storage": "10Gi"}}},
+        },
+    }]);
+    spec["template"]["spec"]["volumes"][0] =
+        json!({"name": "containervolume", "dataVolume": {"name": "root"}});
+    machine
+}
+
+/// The objects of one cluster, as Cluster API core would have left them.
+#[derive(Clone)]
+pub(crate) struct Fleet {
+    pub(crate) script: Client,
+    cluster: Value,
+}
+
+/// The name of the Cluster and of its KubevirtCluster.
+pub(crate) const FLEET: &str = "fleet";
+const CLUSTER_API: &str = "cluster.x-k8s.io/v1beta2";
+
+impl Fleet {
+    /// Creates a cluster without machines, its gates open.
+    pub(crate) async fn create(site: &Site) -> Self {
+        Self::create_like(site, cluster()).await
+    }
+
+    /// The same with an infra cluster of the test's own: `apiVersion`, `kind`, `spec`.
+    pub(crate) async fn create_like(site: &Site, mut infra: Value) -> Self {
+        let script = site.server.client("script");
+        let reference = json!({"apiGroup": api::GROUP, "kind": "KubevirtCluster", "name": FLEET});
+        let owner = json!({
+            "apiVersion": CLUSTER_API, "kind": "Cluster",
+            "metadata": {"name": FLEET, "namespace": NAMESPACE},
+            "spec": {"infrastructureRef": reference},
+            "status": {"initialization": {
+                "infrastructureProvisioned": true, "controlPlaneInitialized": true,
+            }},
+        });
+        let fleet = Self {
+            cluster: create(&script, owner).await,
+            script,
+        };
+        infra["metadata"] = owned_by(&fleet.cluster, FLEET);
+        create(&fleet.script, infra).await;
+        fleet
+    }
+
+    /// Creates a machine, its gates open.
+    pub(crate) async fn add(&self, name: &str) {
+        self.add_with(name, machine(), json!({})).await;
+    }
+
+    /// The same with an infra machine of the test's own: `apiVersion`, `kind`, `spec`.
+    pub(crate) async fn add_like(&self, name: &str, infra: Value) {
+        self.add_with(name, infra, json!({})).await;
+    }
+
+    /// The same with more in the Machine's spec.
+    pub(crate) async fn add_with(&self, name: &str, infra: Value, more: Value) {
+        let owner = self.add_owner(name, more).await;
+        let mut infra = infra;
+        let given = infra["metadata"].take();
+        infra["metadata"] = owned_by(&owner, name);
+        for (key, value) in given.as_object().into_iter().flatten() {
+            infra["metadata"][key] = value.clone();
+        }
+        create(&self.script, infra).await;
+    }
+
+    /// Creates bootstrap data and Machine.
+    async fn add_owner(&self, name: &str, more: Value) -> Value {
+        let labels = json!({"cluster.x-k8s.io/cluster-name": FLEET});
+        let secret = json!({
+            "apiVersion": "v1", "kind": "Secret", "type": "cluster.x-k8s.io/secret",
+            "metadata":
+                {"name": format!("{name}-bootstrap"), "namespace": NAMESPACE, "labels": labels},
+            "stringData": {"value": "#cloud-config\n{}\n", "format": "cloud-config"},
+        });
+        create(&self.script, secret).await;
+        let mut owner = json!({
+            "apiVersion": CLUSTER_API, "kind": "Machine",
+            "metadata": {"name": name, "namespace": NAMESPACE, "labels": labels},
+            "spec": {
+                "clusterName": FLEET, "version": "v1.36.0",
+                "bootstrap": {"dataSecretName": format!("{name}-bootstrap")},
+                "infrastructureRef":
+                    {"apiGroup": api::GROUP, "kind": "KubevirtMachine", "name": name},
+            },
+            "status": {"initialization": {"bootstrapDataSecretCreated": true}},
+        });
+        for (key, value) in more.as_object().unwrap() {
+            owner["spec"][key] = value.clone();
+        }
+        create(&self.script, owner).await
+    }
+
+    /// Says that the machine's Node is there.
+    pub(crate) async fn join(&self, name: &str) {
+        let machine = json!({"apiVersion": CLUSTER_API, "kind": "Machine"});
+        let node = json!({"status": {"nodeRef": {"name": name}}});
+        let (params, patch) = (PatchParams::default(), Patch::Merge(node));
+        let machines = objects_of(&self.script, &machine);
+        machines.patch_status(name, &params, &patch).await.unwrap();
+    }
+
+    /// Asks for the deletion of the infra machine.
+    pub(crate) async fn delete(&self, name: &str) {
+        let machines = objects_of(&self.script, &machine());
+        let params = DeleteParams::default();
+        machines.delete(name, &params).await.unwrap();
+    }
+
+    /// Merges this into an infra machine.
+    pub(crate) async fn patch(&self, name: &str, patch: Value) {
+        let machines = objects_of(&self.script, &machine());
+        let (params, patch) = (PatchParams::default(), Patch::Merge(patch));
+        machines.patch(name, &params, &patch).await.unwrap();
+    }
+}
+
+fn owned_by(owner: &Value, name: &str) -> Value {
+    json!({
+        "name": name, "namespace": NAMESPACE,
+        "labels": {"cluster.x-k8s.io/cluster-name": FLEET},
+        "ownerReferences": [{
+            "apiVersion": CLUSTER_API, "kind": owner["kind"],
+            "name": owner["metadata"]["name"], "uid": owner["metadata"]["uid"],
+            "controller": true, "blockOwnerDeletion": true,
+        }],
+    })
+}
+
+/// Creates an object with its status, and says what was stored.
+pub(crate) async fn create(client: &Client, mut object: Value) -> Value {
+    let status = object.as_object_mut().unwrap().remove("status");
+    let api = objects_of(client, &object);
+    let object = serde_json::from_value(object).unwrap();
+    let mut stored = api.create(&PostParams::default(), &object).await.unwrap();
+    if let Some(status) = status {
+        let (name, patch) = (stored.name_any(), Patch::Merge(json!({"status": status})));
+        let params = PatchParams::default();
+        stored = api.patch_status(&name, &params, &patch).await.unwrap();
+    }
+    serde_json::to_value(stored).unwrap()
+}
+
+/// The collection that an object is in.
+pub(crate) fn objects_of(client: &Client, of: &Value) -> Api<DynamicObject> {
+    let version = of["apiVersion"].as_str().unwrap();
+    let (group, version) = version.split_once('/').unwrap_or(("", version));
+    let kind = GroupVersionKind::gvk(group, version, of["kind"].as_str().unwrap());
+    Api::namespaced_with(client.clone(), NAMESPACE, &ApiResource::from_gvk(&kind))
+}
+
+/// Whether the contract's field says that the infrastructure is there.
+pub(crate) fn is_provisioned(machine: &Value) -> bool {
+    machine["status"]["initialization"]["provisioned"] == true
+}
+
+/// A condition of a machine.
+pub(crate) fn condition<'a>(machine: &'a Value, kind: &str) -> Option<&'a Value> {
+    let conditions = machine["status"]["conditions"].as_array()?;
+    conditions.iter().find(|one| one["type"] == kind)
+}
+
+/// The status of condition Ready.
+pub(crate) fn ready(machine: &Value) -> Option<&str> {
+    condition(machine, "Ready")?["status"].as_str()
+}

@@ -1,0 +1,88 @@
+//! What settled machines cost, and how soon their loss is told.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::site::{Fleet, Site, is_provisioned, ready};
+
+/// As many as the goal names.
+const MANY: usize = 500;
+
+async fn settled(count: usize) -> (Site, Fleet, Vec<String>) {
+    let site = Site::instant().await;
+    let fleet = Fleet::create(&site).await;
+    site.start();
+    let names: Vec<String> = (0..count).map(|n| format!("m-{n}")).collect();
+    for name in &names {
+        fleet.add(name).await;
+    }
+    let provisioned = |site: &Site| {
+        let mut machines = names.iter().map(|name| site.machine(name).unwrap());
+        machines.all(|machine| is_provisioned(&machine))
+    };
+    site.until("provisioned", provisioned).await;
+    for name in &names {
+        fleet.join(name).await;
+    }
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    (site, fleet, names)
+}
+
+/// R13: 0 requests per minute to both servers, watches and Leases aside.
+#[tokio::test(start_paused = true)]
+async fn r13_five_hundred_settled_machines_cost_nothing() {
+    let (site, ..) = settled(MANY).await;
+    let since = site.marks();
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    let requests = site.requests(since, |_| true);
+    assert!(requests.is_empty(), "{requests:#?}");
+}
+
+/// A restart costs one list per kind and nothing per machine.
+#[tokio::test(start_paused = true)]
+async fn a_restart_does_not_ask_for_each_machine() {
+    let site = Site::instant().await;
+    let fleet = Fleet::create(&site).await;
+    site.play();
+    let provider = site.start_provider();
+    let names: Vec<String> = (0..50).map(|n| format!("m-{n}")).collect();
+    for name in &names {
+        fleet.add(name).await;
+    }
+    let provisioned = |site: &Site| {
+        let mut machines = names.iter().map(|name| site.machine(name).unwrap());
+        machines.all(|machine| is_provisioned(&machine))
+    };
+    site.until("provisioned", provisioned).await;
+    for name in &names {
+        fleet.join(name).await;
+    }
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    provider.abort();
+    let since = site.marks();
+    let _again = site.start_provider();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let asked = site.requests(since, |record| record.verb == "get" || record.is_write());
+    println!("{} requests after a restart with {} machines", asked.len(), names.len());
+    let named = asked.iter().filter(|record| record.name.starts_with("m-")).count();
+    // Each bootstrap Secret is looked at once, since Secrets are not watched.
+    assert!(named <= names.len(), "{asked:#?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_vm_deleted_by_hand_is_reported_at_once_and_not_made_again() {
+    let (site, ..) = settled(3).await;
+    assert!(site.platform.hand().delete_vm("default", "m-1").await.unwrap());
+    let deleted = Instant::now();
+    site.until("reported", |site| {
+        ready(&site.machine("m-1").unwrap()) == Some("False")
+    })
+    .await;
+    println!("reported after {:?}", deleted.elapsed());
+    assert!(deleted.elapsed() < Duration::from_secs(1), "{:?}", deleted.elapsed());
+    // R9: nothing is made in its place.
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    assert!(site.vm("m-1").is_none());
+    assert_eq!(ready(&site.machine("m-0").unwrap()), Some("True"));
+}
