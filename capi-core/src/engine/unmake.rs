@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use capi_contract::condition::reason;
+use capi_contract::ledger::ABANDON_ANNOTATION;
 use capi_contract::{Connect, Depth, External, Ledger, Lookup, Moment, Step, Teardown};
+use kube::ResourceExt;
 
 use super::act::{Done, create_unanswered};
 use super::decide::{Aim, Decision, Sight, decide};
@@ -12,7 +14,7 @@ use super::drive::Pass;
 use super::hooks::Answer;
 use super::kind::{Kind, Leave, News, SessionOf};
 use super::make::Course;
-use super::outcome::{Notice, Outcome, Stop};
+use super::outcome::{Failure, Notice, Outcome, Stop};
 
 impl<K: Kind, C: Connect<Session = SessionOf<K>>> Pass<'_, K, C> {
     /// One pass over an object that is being deleted.
@@ -31,9 +33,32 @@ impl<K: Kind, C: Connect<Session = SessionOf<K>>> Pass<'_, K, C> {
                     return self.release("nothing was made outside Kubernetes").await;
                 }
                 self.say_goodbye().await?;
-                self.unmake().await
+                match self.unmake().await {
+                    Err(Stop::Failed(failure)) => self.abandon(failure).await,
+                    other => other,
+                }
             }
         }
+    }
+
+    /// Leaves what was made to itself, if a person has said so and it cannot be looked at.
+    async fn abandon(&mut self, failure: Failure) -> Result<Outcome, Stop> {
+        let annotations = self.subject.object.annotations();
+        let is_blind = ["Connect", "Recover", "Observe"].contains(&failure.call.as_ref());
+        let (Some(why), true) = (annotations.get(ABANDON_ANNOTATION), is_blind) else {
+            return Err(failure.into());
+        };
+        let message = format!(
+            "given up by annotation {ABANDON_ANNOTATION} ({why}); what was made may be left: {}",
+            failure.message
+        );
+        let news = News {
+            warning: true,
+            reason: "Abandoned",
+            message: &message,
+        };
+        self.driver.kind.announce(&self.subject.object, news);
+        self.release("it was given up").await
     }
 
     /// Shows that the deletion has begun, before calls that may take long (CO-06).

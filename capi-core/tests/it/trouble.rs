@@ -286,3 +286,31 @@ async fn co_10_a_short_outage_is_not_shown_and_a_long_one_is_unknown() {
     assert_eq!(condition(&machine, "VMProvisioned")["status"], "True");
     world.until_ready_says("m", "Ready").await;
 }
+
+/// A backend that is gone for good is given up by a person's word, never by itself.
+#[tokio::test(start_paused = true)]
+async fn a_machine_of_a_lost_backend_is_given_up_only_by_annotation() {
+    let world = World::with_machine(Duration::ZERO).await;
+    world.until_provisioned("m").await;
+    for _ in 0..200 {
+        let gone = || FarmError::new(Class::Transient, "no route to host");
+        world.farm.refuse("list", gone());
+        world.farm.refuse("look", gone());
+    }
+    world.delete("FarmMachine", "m").await;
+    seconds(600).await;
+    assert!(world.machine("m").is_some(), "given up by itself");
+    let word =
+        json!({"metadata": {"annotations": {"capi-rs.dev/abandon": "the site burned down"}}});
+    world.patch("FarmMachine", "m", word).await;
+    world.until_gone("m").await;
+    let events = world.server.objects("events");
+    let warned = events.iter().any(|event| {
+        event["reason"] == "Abandoned"
+            && event["message"]
+                .as_str()
+                .unwrap()
+                .contains("the site burned down")
+    });
+    assert!(warned, "{events:#?}");
+}

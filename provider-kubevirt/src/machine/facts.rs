@@ -197,3 +197,121 @@ fn migratable(instance: &InstanceView) -> Option<Report> {
     };
     Some(Report::new(MIGRATABLE, status, reason, &one.message))
 }
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+    use serde_json::{Value, json};
+
+    use super::super::fixture::{claim, joined, scope, seen};
+    use super::*;
+
+    fn told(instance: Value) -> MachineFacts<MachineStatus> {
+        facts(&scope(), &claim(), &seen(json!({}), Some(instance)))
+    }
+
+    /// Defect 6: what only the guest knows is not published, nothing twice, nothing as external.
+    #[test]
+    fn defect_6_addresses_are_those_of_the_interfaces_of_the_spec() {
+        let facts = told(json!({
+            "spec": {"networks": [{"name": "default"}, {"name": "storage"}]},
+            "status": {"interfaces": [
+                {"ipAddress": "10.0.42.1", "ipAddresses": ["10.0.42.1"], "interfaceName": "cni0"},
+                {"name": "other", "ipAddress": "172.17.0.1"},
+                {"name": "storage", "ipAddress": "192.168.7.4", "ipAddresses": ["192.168.7.4"]},
+                {"name": "default", "ipAddress": "10.0.0.7",
+                 "ipAddresses": ["10.0.0.7", "fd00::7", "fe80::1", "10.0.0.7"]},
+            ]},
+        }));
+        let shown: Vec<_> = facts
+            .addresses
+            .iter()
+            .map(|one| (one.kind, &*one.address))
+            .collect();
+        assert_eq!(
+            shown,
+            [
+                (AddressType::Hostname, "m"),
+                (AddressType::InternalIP, "10.0.0.7"),
+                (AddressType::InternalIP, "fd00::7"),
+                (AddressType::InternalIP, "192.168.7.4"),
+                (AddressType::InternalDNS, "m"),
+            ]
+        );
+    }
+
+    /// Defect 7: nothing is dialled at an address, so IPv6 alone is enough.
+    #[test]
+    fn defect_7_a_machine_with_ipv6_alone_is_a_machine() {
+        let facts = told(json!({"status": {"interfaces": [
+            {"name": "default", "ipAddress": "fd00::7", "ipAddresses": ["fd00::7"]},
+        ]}}));
+        assert!(facts.running && facts.addresses.iter().any(|one| one.address == "fd00::7"));
+    }
+
+    #[test]
+    fn im_04_a_provider_id_that_is_there_stays() {
+        let look = seen(json!({}), Some(json!({})));
+        let id = |scope: &Scope| facts(scope, &claim(), &look).provider_id.unwrap();
+        let mut other = scope();
+        assert_eq!(id(&other), "kubevirt://m");
+        other.object.spec.provider_id = Some("kubevirt://tenant/m".into());
+        assert_eq!(id(&other), "kubevirt://tenant/m");
+    }
+
+    /// Defect 14, pull request 30: the agent is asked, and a wait is no failure.
+    #[rstest]
+    #[case::no_agent(&[], true, Status::Unknown, "BootstrapCheckingNotSupported", true)]
+    #[case::no_probe(&["AgentConnected"], false, Status::Unknown, "BootstrapCheckingNotSupported", true)]
+    #[case::unfinished(&["AgentConnected"], true, Status::False, "WaitingForBootstrap", false)]
+    #[case::done(&["AgentConnected", "Ready"], true, Status::True, "BootstrapSucceeded", true)]
+    fn defect_14_the_bootstrap_is_checked_by_the_guest_agent(
+        #[case] conditions: &[&str],
+        #[case] probe: bool,
+        #[case] status: Status,
+        #[case] reason: &str,
+        #[case] good: bool,
+    ) {
+        let conditions = conditions
+            .iter()
+            .map(|kind| json!({"type": kind, "status": "True"}));
+        let mut instance = json!({"status": {"conditions": conditions.collect::<Vec<_>>()}});
+        if probe {
+            instance["spec"] = json!({"readinessProbe": {"exec": {"command": ["true"]}}});
+        }
+        let facts = told(instance.clone());
+        let report = facts
+            .conditions
+            .iter()
+            .find(|one| one.kind == BOOTSTRAPPED)
+            .unwrap();
+        assert_eq!((report.status, report.reason.as_str()), (status, reason));
+        assert_eq!(facts.health == Health::Good, good);
+        // Once the Node is there, nobody asks any more.
+        let after = super::facts(&joined(), &claim(), &seen(json!({}), Some(instance)));
+        assert_eq!(after.health, Health::Good);
+    }
+
+    #[test]
+    fn a_node_is_emptied_only_while_its_vm_cannot_move() {
+        let leaving = |migratable: &str| {
+            let condition = json!([{"type": "LiveMigratable", "status": migratable}]);
+            seen(
+                json!({}),
+                Some(json!({
+                    "spec": {"evictionStrategy": "External"},
+                    "status": {"evacuationNodeName": "node-1", "conditions": condition},
+                })),
+            )
+        };
+        let wish = |seen: &Seen| facts(&scope(), &claim(), seen).node.unwrap();
+        assert_eq!(wish(&leaving("True")).drain_within, None);
+        assert_eq!(
+            wish(&leaving("False")).drain_within,
+            Some(plan::DRAIN_WITHIN)
+        );
+        let calm = seen(json!({}), Some(json!({})));
+        assert_eq!(wish(&calm).drain_within, None);
+        assert!(wish(&calm).provider_id);
+    }
+}

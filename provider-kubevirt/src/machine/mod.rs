@@ -20,6 +20,8 @@
 mod claim;
 mod error;
 mod facts;
+#[cfg(test)]
+mod fixture;
 mod observe;
 mod plan;
 mod recover;

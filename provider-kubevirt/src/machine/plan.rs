@@ -344,3 +344,195 @@ fn clear(remains: &[Remain]) -> Teardown<MachineStep> {
     let message = format!("the VM is gone; waiting for {}", left.join(", "));
     Teardown::Wait(Waiting::new("DeletingVM", message, SOON))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use capi_contract::Step;
+    use rstest::rstest;
+    use serde_json::{Value, json};
+
+    use super::super::fixture::{claim, joined, scope, seen};
+    use super::super::observe::RemainKind;
+    use super::*;
+    use crate::api::Zone;
+
+    /// Step, or the reason of a wait or loss.
+    fn brief(plan: Plan<MachineStep>) -> String {
+        match plan {
+            Plan::Apply(step) => step.name().to_owned(),
+            Plan::Wait(waiting) => format!("wait {}", waiting.reason),
+            Plan::Lost(waiting) => format!("lost {}", waiting.reason),
+            Plan::Settled => "settled".to_owned(),
+        }
+    }
+
+    fn next(scope: &Scope, seen: &Seen) -> String {
+        brief(plan(scope, &claim(), Some(seen)))
+    }
+
+    #[test]
+    fn the_vm_is_made_before_the_secret_that_it_owns() {
+        let (scope, claim) = (scope(), claim());
+        assert_eq!(brief(plan(&scope, &claim, None)), "VMCreate");
+        let mut look = seen(json!({}), None);
+        look.secret = SecretState::Missing;
+        let Plan::Apply(MachineStep::CreateSecret { manifest }) = plan(&scope, &claim, Some(&look))
+        else {
+            panic!("no Secret");
+        };
+        assert_eq!(manifest["metadata"]["ownerReferences"][0]["uid"], "vm-1");
+        assert_eq!(manifest["metadata"]["name"], "m-bootstrap-userdata-1");
+        assert!(manifest.get("data").is_none(), "a step holds no secret");
+    }
+
+    #[test]
+    fn the_secret_is_emptied_once_the_node_is_there() {
+        let mut look = seen(json!({}), Some(json!({})));
+        look.secret = SecretState::Full(Version::default());
+        assert_eq!(next(&scope(), &look), "settled");
+        assert_eq!(next(&joined(), &look), "BootstrapSecretEmpty");
+        look.secret = SecretState::Missing;
+        assert_eq!(
+            next(&joined(), &look),
+            "settled",
+            "used, and removed by hand"
+        );
+    }
+
+    #[rstest]
+    #[case::gone(json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}}), None, "lost VMDeleted")]
+    #[case::declared(json!({"metadata": {"labels": {TERMINAL_LABEL: "x"}}}), Some(json!({})), "lost VMTerminal")]
+    #[case::declared_on_the_instance(json!({}), Some(json!({"metadata": {"labels": {TERMINAL_LABEL: "x"}}})), "lost VMTerminal")]
+    #[case::once(json!({"spec": {"runStrategy": "Once"}}), Some(json!({"status": {"phase": "Failed"}})), "lost VMTerminal")]
+    #[case::halted(json!({"spec": {"runStrategy": "Halted"}}), Some(json!({"status": {"phase": "Succeeded"}})), "lost VMTerminal")]
+    #[case::rerun_done(json!({"spec": {"runStrategy": "RerunOnFailure"}}), Some(json!({"status": {"phase": "Succeeded"}})), "lost VMTerminal")]
+    #[case::rerun_again(json!({"spec": {"runStrategy": "RerunOnFailure"}}), Some(json!({"status": {"phase": "Failed"}})), "wait VMNotReady")]
+    #[case::always(json!({}), Some(json!({"status": {"phase": "Failed"}})), "wait VMNotReady")]
+    #[case::not_started(json!({"spec": {"runStrategy": "Halted"}}), None, "wait VMNotReady")]
+    #[case::unschedulable(json!({"status": {"conditions": [
+        {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "no room"},
+    ]}}), None, "wait Unschedulable")]
+    #[case::no_address(json!({}), Some(json!({"status": {"interfaces": []}})), "wait VMNotReady")]
+    #[case::well(json!({}), Some(json!({})), "settled")]
+    fn states_of_a_vm(#[case] vm: Value, #[case] instance: Option<Value>, #[case] expected: &str) {
+        assert_eq!(next(&scope(), &seen(vm, instance)), expected);
+    }
+
+    #[rstest]
+    #[case("Pending", json!([]), "wait DVPending")]
+    #[case("ImportInProgress", json!([]), "wait DVNotReady")]
+    #[case("ImportInProgress", json!([{"type": "Running", "status": "False", "reason": "ImagePullFailed"}]), "wait DVImagePullFailed")]
+    #[case("Failed", json!([]), "wait DVFailed")]
+    #[case("WaitForFirstConsumer", json!([]), "wait VMNotReady")]
+    #[case("PendingPopulation", json!([]), "wait VMNotReady")]
+    #[case("Succeeded", json!([]), "wait VMNotReady")]
+    fn states_of_a_volume(#[case] phase: &str, #[case] conditions: Value, #[case] expected: &str) {
+        let volume = json!({"status": {"phase": phase, "conditions": conditions}});
+        let volume = serde_json::from_value(volume).unwrap();
+        let mut look = seen(json!({}), None);
+        look.volumes = vec![("m-root".to_owned(), Some(Arc::new(volume)))];
+        assert_eq!(next(&scope(), &look), expected);
+    }
+
+    fn evicted(strategy: &str, migratable: &str) -> Seen {
+        seen(
+            json!({}),
+            Some(json!({
+                "spec": {"evictionStrategy": strategy},
+                "status": {
+                    "evacuationNodeName": "node-1",
+                    "conditions": [{"type": "LiveMigratable", "status": migratable}],
+                },
+            })),
+        )
+    }
+
+    fn with_migration(mut look: Seen, phase: &str) -> Seen {
+        let migration = json!({"metadata": {"uid": "mig"}, "status": {"phase": phase}});
+        look.migration = Some(Arc::new(serde_json::from_value(migration).unwrap()));
+        look
+    }
+
+    /// PR #392: moved where that is possible, else emptied first.
+    #[test]
+    fn an_infra_node_that_is_drained_is_left() {
+        let scope = scope();
+        assert_eq!(next(&scope, &evicted("External", "True")), "VMMigrate");
+        let moving = with_migration(evicted("External", "True"), "Running");
+        assert_eq!(next(&scope, &moving), "wait VMEvacuating");
+        let stuck = with_migration(evicted("External", "True"), "Failed");
+        for look in [stuck, evicted("External", "False")] {
+            assert_eq!(next(&scope, &look), "wait DrainingNode");
+            for end in [Drained::Empty, Drained::TimedOut] {
+                let mut drained = scope.clone();
+                drained.drained = Some(end);
+                assert_eq!(next(&drained, &look), "VMRestart");
+            }
+        }
+        let over = with_migration(seen(json!({}), Some(json!({}))), "Succeeded");
+        assert_eq!(next(&scope, &over), "MigrationDelete");
+    }
+
+    #[test]
+    fn kubevirt_moves_by_itself_what_it_may_move() {
+        assert_eq!(
+            next(&scope(), &evicted("LiveMigrate", "True")),
+            "wait VMEvacuating"
+        );
+        assert_eq!(
+            next(&scope(), &evicted("LiveMigrate", "False")),
+            "lost VMEvicted"
+        );
+    }
+
+    /// Defect 12: the failure domain of a Machine decides, and an unknown one is told.
+    #[test]
+    fn defect_12_an_unknown_failure_domain_is_told() {
+        let mut scope = scope();
+        scope.failure_domain = Some("west".into());
+        assert_eq!(
+            brief(plan(&scope, &claim(), None)),
+            "wait FailureDomainUnknown"
+        );
+        scope.cluster.spec.failure_domains = vec![Zone {
+            name: "west".into(),
+            ..Zone::default()
+        }];
+        assert_eq!(brief(plan(&scope, &claim(), None)), "VMCreate");
+    }
+
+    fn teardown(seen: &Seen) -> String {
+        match plan_teardown(&claim(), seen) {
+            Teardown::Apply(step) => step.name().to_owned(),
+            Teardown::Wait(waiting) => format!("wait {}", waiting.message),
+            Teardown::Release => "release".to_owned(),
+        }
+    }
+
+    #[test]
+    fn a_teardown_deletes_the_vm_and_waits_for_what_goes_with_it() {
+        assert_eq!(teardown(&seen(json!({}), Some(json!({})))), "VMDelete");
+        let going = json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}});
+        let wait = teardown(&seen(going, Some(json!({}))));
+        assert!(wait.contains("its instance is Running"), "{wait}");
+    }
+
+    #[test]
+    fn r11_what_outlived_the_vm_goes_by_itself_or_is_deleted() {
+        let remain = |kind, is_going| Remain {
+            kind,
+            name: "m".into(),
+            version: Version::default(),
+            is_going,
+        };
+        let mut look = seen(json!({}), None);
+        look.vm = None;
+        look.remains = vec![remain(RemainKind::Secret, true)];
+        assert_eq!(teardown(&look), "wait the VM is gone; waiting for Secret m");
+        look.remains.push(remain(RemainKind::Instance, false));
+        assert_eq!(teardown(&look), "RemainsDelete");
+        assert_eq!(next(&scope(), &look), "lost VMDeleted");
+    }
+}

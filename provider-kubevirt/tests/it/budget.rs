@@ -70,7 +70,10 @@ async fn a_machine_costs_five_writes_and_one_read_and_its_deletion_four_writes()
     site.until("provisioned", provisioned).await;
     // The first visit is told before work begins, and is not part of the making.
     let writes = most(&site.requests(since, is_write), &names);
-    let visits = writes.iter().take_while(|line| line.contains("/status")).count();
+    let visits = writes
+        .iter()
+        .take_while(|line| line.contains("/status"))
+        .count();
     let making = &writes[visits..];
     println!("{visits} for the first visit, then {making:#?}");
     assert!(visits <= 1 && making.len() <= WRITES_MAX, "{writes:#?}");
@@ -83,9 +86,9 @@ async fn a_machine_costs_five_writes_and_one_read_and_its_deletion_four_writes()
     }
     let used = |site: &Site| {
         let secrets = site.secrets();
-        secrets.iter().all(|secret| {
-            secret["metadata"]["annotations"]["capi-rs.dev/bootstrap"] == "used"
-        })
+        secrets
+            .iter()
+            .all(|secret| secret["metadata"]["annotations"]["capi-rs.dev/bootstrap"] == "used")
     };
     site.until("used", used).await;
     tokio::time::sleep(Duration::from_secs(30)).await;
@@ -126,8 +129,10 @@ async fn defect_13_a_vm_that_runs_is_reported_within_100_ms() {
     };
     site.until("running", runs).await;
     let since = Instant::now();
-    site.until("provisioned", |site| is_provisioned(&site.machine("m-0").unwrap()))
-        .await;
+    site.until("provisioned", |site| {
+        is_provisioned(&site.machine("m-0").unwrap())
+    })
+    .await;
     println!("reported after {:?}", since.elapsed());
     assert!(since.elapsed() <= SOON, "{:?}", since.elapsed());
 }

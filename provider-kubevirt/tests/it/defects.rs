@@ -9,12 +9,19 @@ async fn defect_8_bootstrap_data_arrive_unchanged_and_without_ssh_keys() {
     let fleet = Fleet::create(&site).await;
     site.start();
     fleet.add("m-0").await;
-    site.until("supplied", |site| !site.secrets().is_empty()).await;
-    let here = site.server.object("secrets", "default", "m-0-bootstrap").unwrap();
+    site.until("supplied", |site| !site.secrets().is_empty())
+        .await;
+    let here = site
+        .server
+        .object("secrets", "default", "m-0-bootstrap")
+        .unwrap();
     assert_eq!(site.secrets()[0]["data"]["userdata"], here["data"]["value"]);
     let secrets = site.server.objects("secrets");
     assert!(!secrets.iter().any(|secret| {
-        secret["metadata"]["name"].as_str().unwrap().ends_with("-ssh-keys")
+        secret["metadata"]["name"]
+            .as_str()
+            .unwrap()
+            .ends_with("-ssh-keys")
     }));
 }
 
@@ -25,8 +32,10 @@ async fn defect_14_waiting_for_the_bootstrap_is_not_called_failed() {
     let fleet = Fleet::create(&site).await;
     site.start();
     fleet.add("m-0").await;
-    site.until("provisioned", |site| is_provisioned(&site.machine("m-0").unwrap()))
-        .await;
+    site.until("provisioned", |site| {
+        is_provisioned(&site.machine("m-0").unwrap())
+    })
+    .await;
     let object = site.machine("m-0").unwrap();
     let check = condition(&object, "BootstrapExecSucceeded").unwrap();
     assert_eq!(check["reason"], "BootstrapCheckingNotSupported", "{check}");
@@ -50,7 +59,9 @@ async fn defect_9_the_provider_id_is_the_vm_that_it_names() {
         fleet.add_like(name, machine()).await;
     }
     site.until("provisioned", |site| {
-        ["m-0", "m-1"].iter().all(|name| is_provisioned(&site.machine(name).unwrap()))
+        ["m-0", "m-1"]
+            .iter()
+            .all(|name| is_provisioned(&site.machine(name).unwrap()))
     })
     .await;
     for name in ["m-0", "m-1"] {

@@ -53,16 +53,24 @@ async fn a_machine_lives_and_leaves_nothing() {
         {"type": "InternalDNS", "address": "m-0"},
     ]);
     assert_eq!(object["status"]["addresses"], addresses);
-    assert_eq!(object["status"]["infraNode"], instance["status"]["nodeName"]);
+    assert_eq!(
+        object["status"]["infraNode"],
+        instance["status"]["nodeName"]
+    );
     assert_eq!(object["status"]["ready"], true);
 
     let secrets = site.secrets();
     assert_eq!(secrets.len(), 1);
     let (vm, secret) = (site.vm("m-0").unwrap(), &secrets[0]);
-    assert_eq!(secret["metadata"]["ownerReferences"][0]["uid"], vm["metadata"]["uid"]);
+    assert_eq!(
+        secret["metadata"]["ownerReferences"][0]["uid"],
+        vm["metadata"]["uid"]
+    );
     let name = secret["metadata"]["name"].as_str().unwrap();
     assert!(name.starts_with("m-0-bootstrap-userdata"), "{name}");
-    let volumes = vm["spec"]["template"]["spec"]["volumes"].as_array().unwrap();
+    let volumes = vm["spec"]["template"]["spec"]["volumes"]
+        .as_array()
+        .unwrap();
     assert_eq!(
         volumes.last().unwrap()["cloudInitConfigDrive"]["secretRef"]["name"],
         name
@@ -80,7 +88,13 @@ async fn the_bootstrap_data_are_taken_out_once_the_node_is_there() {
     site.until("used", |site| site.secrets()[0]["data"]["userdata"] != full)
         .await;
     let begun = site.instance("m-0").unwrap()["metadata"]["uid"].clone();
-    assert!(site.platform.hand().restart("default", "m-0").await.unwrap());
+    assert!(
+        site.platform
+            .hand()
+            .restart("default", "m-0")
+            .await
+            .unwrap()
+    );
     site.until("restarted", |site| {
         site.instance("m-0").is_some_and(|one| {
             one["metadata"]["uid"] != begun && one["status"]["phase"] == "Running"
@@ -112,8 +126,10 @@ async fn the_words_of_the_go_provider_say_what_is_waited_for() {
         reason(site, "VMProvisioned").starts_with("DV")
     })
     .await;
-    site.until("provisioned", |site| is_provisioned(&site.machine("m-0").unwrap()))
-        .await;
+    site.until("provisioned", |site| {
+        is_provisioned(&site.machine("m-0").unwrap())
+    })
+    .await;
     let mut greedy = machine();
     let spec = &mut greedy["spec"]["virtualMachineTemplate"]["spec"]["template"]["spec"];
     spec["domain"]["cpu"]["cores"] = json!(1000);
@@ -133,11 +149,16 @@ async fn a_template_that_kubevirt_refuses_is_told_with_its_words() {
     let mut wrong = machine();
     wrong["spec"]["virtualMachineTemplate"]["spec"]["runStrategy"] = json!("Sometimes");
     fleet.add_like("m-0", wrong).await;
-    site.until("refused", |site| reason(site, "VMProvisioned") == "Misconfigured")
-        .await;
+    site.until("refused", |site| {
+        reason(site, "VMProvisioned") == "Misconfigured"
+    })
+    .await;
     let object = site.machine("m-0").unwrap();
     let message = condition(&object, "VMProvisioned").unwrap()["message"].to_string();
-    assert!(message.contains("create VirtualMachine default/m-0"), "{message}");
+    assert!(
+        message.contains("create VirtualMachine default/m-0"),
+        "{message}"
+    );
     gone(&site, &fleet).await;
 }
 
@@ -147,7 +168,8 @@ async fn defect_3_the_finalizer_stays_until_the_vm_is_gone() {
     let (site, fleet) = built(persistent()).await;
     fleet.delete("m-0").await;
     site.until("deleting", |site| {
-        site.vm("m-0").is_some_and(|vm| !vm["metadata"]["deletionTimestamp"].is_null())
+        site.vm("m-0")
+            .is_some_and(|vm| !vm["metadata"]["deletionTimestamp"].is_null())
     })
     .await;
     site.until("gone", |site| {
@@ -164,13 +186,17 @@ async fn defect_3_the_finalizer_stays_until_the_vm_is_gone() {
 async fn r11_what_outlived_the_vm_is_removed() {
     let (site, fleet) = built(persistent()).await;
     let hand = site.infra.client("hand");
-    let vms = objects_of(&hand, &json!({"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachine"}));
+    let vms = objects_of(
+        &hand,
+        &json!({"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachine"}),
+    );
     let orphan = DeleteParams {
         propagation_policy: Some(kube::api::PropagationPolicy::Orphan),
         ..DeleteParams::default()
     };
     vms.delete("m-0", &orphan).await.unwrap();
-    site.until("orphaned", |site| site.vm("m-0").is_none()).await;
+    site.until("orphaned", |site| site.vm("m-0").is_none())
+        .await;
     assert!(site.instance("m-0").is_some());
     gone(&site, &fleet).await;
 }
@@ -181,11 +207,17 @@ async fn r5_a_taken_name_is_left_to_its_owner() {
     let site = Site::usual().await;
     let fleet = Fleet::create(&site).await;
     site.play();
-    site.platform.hand().stranger("default", "m-0").await.unwrap();
+    site.platform
+        .hand()
+        .stranger("default", "m-0")
+        .await
+        .unwrap();
     let _provider = site.start_provider();
     fleet.add("m-0").await;
-    site.until("provisioned", |site| is_provisioned(&site.machine("m-0").unwrap()))
-        .await;
+    site.until("provisioned", |site| {
+        is_provisioned(&site.machine("m-0").unwrap())
+    })
+    .await;
     let object = site.machine("m-0").unwrap();
     let id = object["spec"]["providerID"].as_str().unwrap();
     assert!(id.starts_with("kubevirt://m-0-"), "{id}");
@@ -204,8 +236,10 @@ async fn a_machine_without_ledger_is_found_by_its_mark() {
     site.play();
     let provider = site.start_provider();
     fleet.add("m-0").await;
-    site.until("provisioned", |site| is_provisioned(&site.machine("m-0").unwrap()))
-        .await;
+    site.until("provisioned", |site| {
+        is_provisioned(&site.machine("m-0").unwrap())
+    })
+    .await;
     provider.abort();
     let vm = site.vm("m-0").unwrap();
     let ledger = json!({"metadata": {"annotations": {"capi-rs.dev/ledger": null}}});
@@ -216,7 +250,10 @@ async fn a_machine_without_ledger_is_found_by_its_mark() {
         annotations["capi-rs.dev/ledger"].is_string()
     })
     .await;
-    assert_eq!(site.vm("m-0").unwrap()["metadata"]["uid"], vm["metadata"]["uid"]);
+    assert_eq!(
+        site.vm("m-0").unwrap()["metadata"]["uid"],
+        vm["metadata"]["uid"]
+    );
     gone(&site, &fleet).await;
 }
 
@@ -229,14 +266,20 @@ async fn a_vm_that_is_declared_failed_is_reported_lost() {
     hand.edit_vm("default", "m-0", &label(json!("disk-failure")))
         .await
         .unwrap();
-    site.until("lost", |site| ready(&site.machine("m-0").unwrap()) == Some("False"))
-        .await;
+    site.until("lost", |site| {
+        ready(&site.machine("m-0").unwrap()) == Some("False")
+    })
+    .await;
     let object = site.machine("m-0").unwrap();
     let message = condition(&object, "VMProvisioned").unwrap()["message"].to_string();
     assert!(message.contains("disk-failure"), "{message}");
-    hand.edit_vm("default", "m-0", &label(Value::Null)).await.unwrap();
-    site.until("well", |site| ready(&site.machine("m-0").unwrap()) == Some("True"))
-        .await;
+    hand.edit_vm("default", "m-0", &label(Value::Null))
+        .await
+        .unwrap();
+    site.until("well", |site| {
+        ready(&site.machine("m-0").unwrap()) == Some("True")
+    })
+    .await;
     gone(&site, &fleet).await;
 }
 
@@ -269,14 +312,22 @@ async fn a_drained_infra_node_is_left_by_live_migration() {
     site.until("moved", |site| {
         let now = site.instance("m-0").unwrap();
         now["status"]["nodeName"] != before["status"]["nodeName"]
-            && now["status"]["evacuationNodeName"].as_str().unwrap_or_default().is_empty()
+            && now["status"]["evacuationNodeName"]
+                .as_str()
+                .unwrap_or_default()
+                .is_empty()
     })
     .await;
     let after = site.instance("m-0").unwrap();
-    assert_eq!(after["metadata"]["uid"], before["metadata"]["uid"], "not restarted");
+    assert_eq!(
+        after["metadata"]["uid"], before["metadata"]["uid"],
+        "not restarted"
+    );
     let migrations = "virtualmachineinstancemigrations.kubevirt.io";
-    site.until("forgotten", |site| site.infra.objects(migrations).is_empty())
-        .await;
+    site.until("forgotten", |site| {
+        site.infra.objects(migrations).is_empty()
+    })
+    .await;
     gone(&site, &fleet).await;
 }
 
@@ -285,9 +336,15 @@ async fn a_drained_infra_node_is_left_by_live_migration() {
 async fn a_vm_without_its_mark_is_not_ours_any_more() {
     let (site, _fleet) = built(machine()).await;
     let none = json!({"metadata": {"annotations": {MARK_ANNOTATION: null}}});
-    site.platform.hand().edit_vm("default", "m-0", &none).await.unwrap();
-    site.until("lost", |site| ready(&site.machine("m-0").unwrap()) == Some("False"))
-        .await;
+    site.platform
+        .hand()
+        .edit_vm("default", "m-0", &none)
+        .await
+        .unwrap();
+    site.until("lost", |site| {
+        ready(&site.machine("m-0").unwrap()) == Some("False")
+    })
+    .await;
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert!(site.vm("m-0").is_some());
 }
@@ -301,9 +358,17 @@ async fn a_broken_watch_is_taken_up_again() {
     site.infra.break_watches();
     site.infra.compact();
     tokio::time::sleep(Duration::from_secs(30)).await;
-    assert!(site.platform.hand().delete_vm("default", "m-0").await.unwrap());
-    site.until("reported", |site| ready(&site.machine("m-0").unwrap()) == Some("False"))
-        .await;
+    assert!(
+        site.platform
+            .hand()
+            .delete_vm("default", "m-0")
+            .await
+            .unwrap()
+    );
+    site.until("reported", |site| {
+        ready(&site.machine("m-0").unwrap()) == Some("False")
+    })
+    .await;
     gone(&site, &fleet).await;
 }
 
@@ -321,8 +386,10 @@ async fn im_06_defect_12_a_failure_domain_decides_where_a_machine_runs() {
     fleet
         .add_with("m-1", machine(), json!({"failureDomain": "moon"}))
         .await;
-    site.until("provisioned", |site| is_provisioned(&site.machine("m-0").unwrap()))
-        .await;
+    site.until("provisioned", |site| {
+        is_provisioned(&site.machine("m-0").unwrap())
+    })
+    .await;
     let object = site.machine("m-0").unwrap();
     assert_eq!(object["status"]["failureDomain"], "zone-2");
     assert_eq!(object["status"]["infraNode"], "node-2");
@@ -338,10 +405,16 @@ async fn im_14_a_machine_without_bootstrap_data_runs_without_a_secret() {
     let fleet = Fleet::create(&site).await;
     site.start();
     fleet
-        .add_with("m-0", machine(), json!({"bootstrap": {"dataSecretName": ""}}))
+        .add_with(
+            "m-0",
+            machine(),
+            json!({"bootstrap": {"dataSecretName": ""}}),
+        )
         .await;
-    site.until("provisioned", |site| is_provisioned(&site.machine("m-0").unwrap()))
-        .await;
+    site.until("provisioned", |site| {
+        is_provisioned(&site.machine("m-0").unwrap())
+    })
+    .await;
     assert!(site.secrets().is_empty());
     let vm = site.vm("m-0").unwrap();
     let volumes = &vm["spec"]["template"]["spec"]["volumes"];

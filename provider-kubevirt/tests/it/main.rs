@@ -12,5 +12,3 @@ mod defects;
 mod machine;
 mod site;
 mod steady;
-mod sweep;
-mod takeover;

@@ -64,8 +64,15 @@ async fn a_restart_does_not_ask_for_each_machine() {
     let _again = site.start_provider();
     tokio::time::sleep(Duration::from_secs(60)).await;
     let asked = site.requests(since, |record| record.verb == "get" || record.is_write());
-    println!("{} requests after a restart with {} machines", asked.len(), names.len());
-    let named = asked.iter().filter(|record| record.name.starts_with("m-")).count();
+    println!(
+        "{} requests after a restart with {} machines",
+        asked.len(),
+        names.len()
+    );
+    let named = asked
+        .iter()
+        .filter(|record| record.name.starts_with("m-"))
+        .count();
     // Each bootstrap Secret is looked at once, since Secrets are not watched.
     assert!(named <= names.len(), "{asked:#?}");
 }
@@ -73,14 +80,24 @@ async fn a_restart_does_not_ask_for_each_machine() {
 #[tokio::test(start_paused = true)]
 async fn a_vm_deleted_by_hand_is_reported_at_once_and_not_made_again() {
     let (site, ..) = settled(3).await;
-    assert!(site.platform.hand().delete_vm("default", "m-1").await.unwrap());
+    assert!(
+        site.platform
+            .hand()
+            .delete_vm("default", "m-1")
+            .await
+            .unwrap()
+    );
     let deleted = Instant::now();
     site.until("reported", |site| {
         ready(&site.machine("m-1").unwrap()) == Some("False")
     })
     .await;
     println!("reported after {:?}", deleted.elapsed());
-    assert!(deleted.elapsed() < Duration::from_secs(1), "{:?}", deleted.elapsed());
+    assert!(
+        deleted.elapsed() < Duration::from_secs(1),
+        "{:?}",
+        deleted.elapsed()
+    );
     // R9: nothing is made in its place.
     tokio::time::sleep(Duration::from_secs(120)).await;
     assert!(site.vm("m-1").is_none());
