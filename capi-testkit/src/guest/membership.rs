@@ -1,7 +1,7 @@
 //! Where machines become nodes.
 
 use crate::guest::disk::Disk;
-use crate::workload::{Join, Refused, Workloads};
+use crate::workload::{Endpoint, Join, Refused, Workloads};
 
 /// What stands behind the control plane endpoints that guests are given: it answers each
 /// [`Event::Join`](crate::guest::Event::Join), and is told when a machine stops or goes.
@@ -19,6 +19,10 @@ pub trait Membership: std::fmt::Debug + Send + Sync {
     /// [`Refused`], in the words of kubeadm.
     fn join(&self, join: &Join, disk: &Disk) -> Result<(), Refused>;
 
+    /// Something outside the machines leads from this endpoint, a host name, to those of its control
+    /// plane: the load balancer of a platform. Nothing unless said otherwise.
+    fn declare_load_balancer(&self, _endpoint: &Endpoint) {}
+
     /// The machine, by its SMBIOS UUID, no longer runs; it may start again.
     fn machine_stopped(&self, machine: &str);
 
@@ -29,6 +33,10 @@ pub trait Membership: std::fmt::Debug + Send + Sync {
 impl Membership for Workloads {
     fn join(&self, join: &Join, _: &Disk) -> Result<(), Refused> {
         Workloads::join(self, join)
+    }
+
+    fn declare_load_balancer(&self, endpoint: &Endpoint) {
+        Workloads::declare_load_balancer(self, endpoint);
     }
 
     fn machine_stopped(&self, machine: &str) {

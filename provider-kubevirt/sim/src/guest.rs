@@ -1,10 +1,11 @@
 //! The operating systems in the instances.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
-use capi_testkit::guest::{Agent, Disk, Event, Guest, Hardware, Image, Medium, Pace};
-use capi_testkit::workload::{Join, Refused, Workloads};
+use capi_testkit::guest::{Agent, Disk, Event, Guest, Hardware, Image, Medium, Membership, Pace};
+use capi_testkit::workload::{Join, Refused};
 
 /// How often a guest may go on at one moment: its stages, and every command of its seed, come one
 /// after the other and are far fewer.
@@ -13,18 +14,19 @@ const ROUNDS_MAX: usize = 1_000;
 /// What boots in instances: what their disks have installed, and where they may join.
 #[derive(Clone, Debug)]
 pub struct Guests {
-    pub(crate) workloads: Workloads,
+    clusters: Arc<dyn Membership>,
     pace: Pace,
     image: Image,
     images: BTreeMap<String, Image>,
 }
 
 impl Guests {
-    /// Guests whose nodes join these clusters: Ubuntu with guest agent, cloud-init and a fitting
-    /// Kubernetes, booting at a usual pace.
-    pub fn new(workloads: Workloads) -> Self {
+    /// Guests whose nodes join these clusters, such as
+    /// [`Workloads`](capi_testkit::workload::Workloads): Ubuntu with guest agent, cloud-init and a
+    /// fitting Kubernetes, booting at a usual pace.
+    pub fn new(clusters: impl Membership + 'static) -> Self {
         Self {
-            workloads,
+            clusters: Arc::new(clusters),
             pace: Pace::default(),
             image: Image::default(),
             images: BTreeMap::new(),
@@ -109,7 +111,7 @@ impl GuestHost {
         let guest = machine.guest.take()?;
         machine.console = guest.console().map(str::to_owned).collect();
         if let Some(guests) = &self.guests {
-            guests.workloads.machine_stopped(&machine.uuid);
+            guests.clusters.machine_stopped(&machine.uuid);
         }
         Some(guest.power_off())
     }
@@ -117,14 +119,14 @@ impl GuestHost {
     /// The machine lost its power; what it was is noticed later.
     pub(crate) fn cut(&self, uid: &str) {
         if let (Some(guests), Some(machine)) = (&self.guests, self.machines.get(uid)) {
-            guests.workloads.machine_stopped(&machine.uuid);
+            guests.clusters.machine_stopped(&machine.uuid);
         }
     }
 
     /// The machine's disk is gone, and with it what it was.
     pub(crate) fn destroyed(&self, uuid: &str) {
         if let Some(guests) = &self.guests {
-            guests.workloads.machine_destroyed(uuid);
+            guests.clusters.machine_destroyed(uuid);
         }
     }
 
@@ -140,7 +142,7 @@ impl GuestHost {
         &mut self,
         uid: &str,
         now: Duration,
-        join: impl Fn(&Workloads, Join) -> Result<(), Refused>,
+        join: impl Fn(&dyn Membership, Join, &Disk) -> Result<(), Refused>,
     ) -> Option<Duration> {
         let guests = self.guests.as_ref()?;
         let guest = self.machines.get_mut(uid)?.guest.as_mut()?;
@@ -150,7 +152,7 @@ impl GuestHost {
             }
             for event in guest.advance(now) {
                 if let Event::Join(request) = event {
-                    let answer = join(&guests.workloads, *request);
+                    let answer = join(guests.clusters.as_ref(), *request, guest.disk());
                     guest.joined(now, answer);
                 }
             }

@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use capi_testkit::actor::{Name, Object, Result};
-use capi_testkit::guest::{Agent, InterfaceAddress};
-use capi_testkit::workload::{Endpoint, Entry, Join, Refused, Workloads};
+use capi_testkit::guest::{Agent, Disk, InterfaceAddress, Membership};
+use capi_testkit::workload::{Endpoint, Entry, Join, Refused};
 use serde_json::{Value, json};
 
 use super::instance::{Draft, boot_claim};
@@ -48,8 +48,8 @@ pub(super) fn advance(world: &World, instance: &Object, draft: &mut Draft) {
     let now = world.elapsed();
     let next = {
         let mut guests = world.guests.lock();
-        guests.advance(uid, now, |workloads, join| {
-            enter(world, instance, workloads, join)
+        guests.advance(uid, now, |clusters, join, disk| {
+            enter(world, instance, clusters, join, disk)
         })
     };
     if let Some(next) = next {
@@ -304,8 +304,9 @@ fn obstacle(world: &World, instance: &Object) -> Option<(&'static str, String)> 
 fn enter(
     world: &World,
     instance: &Object,
-    workloads: &Workloads,
+    clusters: &dyn Membership,
     mut join: Join,
+    disk: &Disk,
 ) -> std::result::Result<(), Refused> {
     let is_masqueraded = hardware::interfaces(instance)
         .iter()
@@ -327,20 +328,20 @@ fn enter(
     let (is_init, serves) = match &mut join.entry {
         Entry::Init { serves, .. } => (true, serves),
         Entry::Join { serves, .. } => (false, serves),
-        _ => return workloads.join(&join),
+        _ => return clusters.join(&join, disk),
     };
     let is_served = !serves.is_empty() && world.leads(instance, &endpoint, is_init);
     if is_served {
-        serve(workloads, &endpoint, serves);
+        serve(clusters, &endpoint, serves);
     }
-    workloads.join(&join)
+    clusters.join(&join, disk)
 }
 
-fn serve(workloads: &Workloads, endpoint: &Endpoint, serves: &mut Vec<IpAddr>) {
+fn serve(clusters: &dyn Membership, endpoint: &Endpoint, serves: &mut Vec<IpAddr>) {
     match endpoint.address() {
         Some(address) => serves.push(address),
         // A name is resolved outside, so nothing but the Service says where it leads.
-        None => workloads.declare_load_balancer(endpoint),
+        None => clusters.declare_load_balancer(endpoint),
     }
 }
 
