@@ -13,6 +13,9 @@ pub(crate) const NEWER: &str = "v1.37.0";
 /// How versions begin that can be upgraded to it: Kubernetes skips no minor version.
 const UPGRADABLE: &str = "v1.36.";
 
+/// Where a machine template has the spec of its machines.
+const MACHINE: &str = "/spec/template/spec";
+
 /// An object that owns machines.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Owner {
@@ -43,6 +46,8 @@ pub(crate) struct Day {
     pub(crate) check: String,
     /// How many machines there are once it has grown.
     pub(crate) grown: usize,
+    /// Whether all VMs are moved while they run when their node is drained.
+    pub(crate) moves: bool,
 }
 
 impl Day {
@@ -100,14 +105,36 @@ fn day(manifest: &Manifest, profile: &Profile, machines: usize) -> Result<Day, &
         }
         newer_template(manifest, profile, owner)?;
     }
+    let moves = |owner: &Owner| {
+        let machine = machine_of(manifest, profile, owner);
+        machine.is_some_and(|machine| (profile.moves)(machine))
+    };
+    let moves = moves(&plane) && moves(&workers);
     let mut day = Day {
         plane,
         workers,
         check,
         grown: machines,
+        moves,
     };
     day.grown += day.planes() - day.plane.replicas + day.workers() - day.workers.replicas;
     Ok(day)
+}
+
+/// The machine template that an owner refers to.
+fn template_of<'a>(
+    manifest: &'a Manifest,
+    profile: &Profile,
+    owner: &Owner,
+) -> Option<&'a DynamicObject> {
+    let is_named = |it: &&DynamicObject| name_of(it).as_ref() == Some(&owner.template);
+    manifest.of_kind(&profile.template()).find(is_named)
+}
+
+/// The spec of the machines in it.
+fn machine_of<'a>(manifest: &'a Manifest, profile: &Profile, owner: &Owner) -> Option<&'a Value> {
+    let template = template_of(manifest, profile, owner)?;
+    template.data.pointer(MACHINE)
 }
 
 /// A copy of an owner's machine template, under another name and with the newer image. An error says
@@ -117,13 +144,11 @@ pub(crate) fn newer_template(
     profile: &Profile,
     owner: &Owner,
 ) -> Result<DynamicObject, &'static str> {
-    const MISSING: &str = "it has no machine template of the name that is referred to";
-    let kind = profile.template();
-    let mut templates = manifest.of_kind(&kind);
-    let template = templates.find(|it| name_of(it).as_ref() == Some(&owner.template));
+    const MISSING: &str = "it has no machine template of a name that is referred to";
+    let template = template_of(manifest, profile, owner);
     let mut template = template.cloned().ok_or(MISSING)?;
     template.metadata.name = Some(Day::newer(owner));
-    let machine = template.data.pointer_mut("/spec/template/spec");
+    let machine = template.data.pointer_mut(MACHINE);
     (profile.renew)(machine.ok_or(MISSING)?)?;
     Ok(template)
 }
@@ -169,27 +194,48 @@ fn machines(object: &DynamicObject) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use clap::ValueEnum;
+
     use super::*;
     use crate::platform::Platform;
 
-    fn cast(text: &str) -> Cast {
+    fn cast(platform: Platform, text: &str) -> Cast {
         let manifest = Manifest::parse("m".to_owned(), text).unwrap();
-        Cast::of(&manifest, Platform::Proxmox.profile())
+        Cast::of(&manifest, platform.profile())
     }
 
     #[test]
-    fn the_example_plays_the_whole_day() {
-        let cast = cast(Platform::Proxmox.profile().text);
-        assert_eq!((cast.machines, cast.clusters), (3, vec!["demo".to_owned()]));
-        let day = cast.day.unwrap();
-        assert_eq!((day.planes(), day.workers(), day.grown), (3, 4, 7));
-        assert_eq!(day.workers.template, "demo-workers");
-        assert_eq!(Day::newer(&day.plane), "demo-control-plane-v1-37-0");
+    fn every_example_plays_the_whole_day() {
+        for platform in Platform::value_variants() {
+            let cast = cast(*platform, platform.profile().text);
+            assert_eq!((cast.machines, cast.clusters), (3, vec!["demo".to_owned()]));
+            let day = cast.day.unwrap();
+            assert_eq!((day.planes(), day.workers(), day.grown), (3, 4, 7));
+            assert_eq!(day.workers.template, "demo-workers");
+            assert_eq!(day.moves, *platform == Platform::Kubevirt);
+            assert_eq!(Day::newer(&day.plane), "demo-control-plane-v1-37-0");
+        }
+    }
+
+    #[test]
+    fn newer_templates_name_the_newer_image_wherever_the_older_was_named() {
+        for platform in Platform::value_variants() {
+            let profile = platform.profile();
+            let manifest = profile.manifest().unwrap();
+            let day = Cast::of(&manifest, profile).day.unwrap();
+            for owner in [&day.plane, &day.workers] {
+                let newer = newer_template(&manifest, profile, owner).unwrap();
+                let spec = newer.data.to_string();
+                assert!(!spec.contains(OLDER) && !spec.contains("9000"), "{spec}");
+                assert!(spec.contains(NEWER) || spec.contains("9001"), "{spec}");
+                assert_eq!(newer.metadata.name, Some(Day::newer(owner)));
+            }
+        }
     }
 
     #[test]
     fn a_manifest_that_lacks_something_says_what() {
-        for (from, to, part) in [
+        const BOTH: [(&str, &str, &str); 4] = [
             (
                 "kind: KubeadmControlPlane",
                 "kind: OtherControlPlane",
@@ -205,13 +251,18 @@ mod tests {
                 "kind: Other",
                 "MachineHealthCheck",
             ),
-            ("v1.36.0", "v1.35.2", "image"),
-            ("templateID: 9000", "localStorage: true", "templateID"),
-        ] {
-            let why = cast(&Platform::Proxmox.profile().text.replace(from, to))
-                .day
-                .unwrap_err();
-            assert!(why.contains(part), "{from}: {why}");
+            ("version: v1.36.0", "version: v1.35.2", "image"),
+        ];
+        let own = |platform| match platform {
+            Platform::Proxmox => ("templateID: 9000", "localStorage: true", "templateID"),
+            Platform::Kubevirt => ("containerDisk:", "emptyDisk:", "containerDisk"),
+        };
+        for platform in Platform::value_variants() {
+            for (from, to, part) in BOTH.into_iter().chain([own(*platform)]) {
+                let text = platform.profile().text.replace(from, to);
+                let why = cast(*platform, &text).day.unwrap_err();
+                assert!(why.contains(part), "{from}: {why}");
+            }
         }
     }
 }

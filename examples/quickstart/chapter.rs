@@ -46,6 +46,15 @@ impl Chapter {
         }
     }
 
+    /// `command` is what a person types to drain a node.
+    pub(crate) fn draining(command: String) -> Self {
+        Self {
+            title: "A node of the infra cluster is drained",
+            commands: vec![command],
+            why: "KubeVirt moves its VMs while they run; no machine is replaced, no guest restarts.",
+        }
+    }
+
     pub(crate) fn upgrading(day: &Day) -> Self {
         let edit = |owner: &Owner| {
             let kind = owner.kind.to_lowercase();
@@ -124,5 +133,21 @@ mod tests {
                 "kubectl delete cluster demo",
             ]
         );
+    }
+
+    #[test]
+    fn headings_on_kubevirt_fit_the_line_whatever_vms_are_called() {
+        let profile = Platform::Kubevirt.profile();
+        let vm = Vm("default/demo-workers-nhphw-269kl".to_owned());
+        let chapters = [
+            Chapter::coming_up(profile.example),
+            Chapter::healing((profile.destroy)(&vm)),
+            Chapter::draining("kubectl drain infra-1 --ignore-daemonsets".to_owned()),
+        ];
+        for chapter in chapters {
+            let lines = chapter.heading(6, 6);
+            let mut widths = lines.iter().map(|line| line.chars().count());
+            assert!(widths.all(|width| width <= WIDTH), "{lines:#?}");
+        }
     }
 }

@@ -1,13 +1,14 @@
-//! The quick start: a day in the life of a cluster on Proxmox VE, in one process.
+//! The quick start: a day in the life of a cluster on Proxmox VE or KubeVirt, in one process.
 //!
 //! ```console
 //! cargo run --example quickstart
+//! cargo run --example quickstart -- --provider kubevirt
 //! cargo run --example quickstart -- --help
 //! ```
 //!
 //! What is real: the provider and its engine, TLS and HTTPS on loopback sockets, the custom resource
-//! definitions, the cloud-init seed on an ISO image that the virtual machines boot from. What is
-//! played: Kubernetes and Cluster API core (`capi-testkit`) and Proxmox VE (`pve-sim`).
+//! definitions, the cloud-init seed that the virtual machines boot from. What is played: Kubernetes
+//! and Cluster API core (`capi-testkit`), Proxmox VE (`pve-sim`) and KubeVirt (`kubevirt-sim`).
 
 mod cast;
 mod chapter;
@@ -85,6 +86,11 @@ async fn run(options: &Options) -> Result<bool, Box<dyn std::error::Error>> {
         world.kubernetes_url()
     ));
     progress.say(&world.platform().greeting());
+    if let Some(secret) = world.profile().secret {
+        progress.say(&format!(
+            "the provider reaches it by the kubeconfig in Secret/{secret}"
+        ));
+    }
     if options.chaos {
         progress.say(&format!(
             "faults on every connection and task, seed {}",

@@ -142,7 +142,11 @@ impl Manifest {
     }
 
     /// The objects of a kind, in order.
-    pub(crate) fn of_kind<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'a DynamicObject> {
+    pub(crate) fn of_kind<'a>(
+        &'a self,
+        kind: &str,
+    ) -> impl Iterator<Item = &'a DynamicObject> + use<'a> {
+        let kind = kind.to_owned();
         let is_of = move |object: &&DynamicObject| {
             object
                 .types

@@ -6,10 +6,10 @@ use clap::Parser;
 
 use crate::platform::Platform;
 
-/// A cluster comes up on Proxmox VE and goes away again.
+/// A cluster comes up on Proxmox VE or KubeVirt and goes away again.
 ///
 /// Everything runs in this process: a management cluster over TLS, Cluster API core, a simulated
-/// Proxmox VE of three nodes over HTTPS, and the real provider.
+/// Proxmox VE over HTTPS or infra cluster with KubeVirt over TLS, and the real provider.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "quickstart", max_term_width = 100)]
 pub(crate) struct Options {
@@ -17,7 +17,7 @@ pub(crate) struct Options {
     #[arg(long, value_enum, default_value_t = Platform::Proxmox)]
     pub(crate) provider: Platform,
 
-    /// Apply this manifest instead of the one in examples/quickstart/cluster.yaml.
+    /// Apply this manifest instead of the platform's own in examples/quickstart.
     #[arg(short, long, value_name = "FILE")]
     pub(crate) file: Option<PathBuf>,
 

@@ -13,6 +13,9 @@ use crate::progress::Progress;
 use crate::story::{self, Length, Story};
 use crate::world::{World, WorldError};
 
+/// Who the kubeconfigs are for.
+const ADMIN: &str = "quickstart-admin";
+
 /// Why serving could not begin or ended by itself.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
@@ -65,9 +68,17 @@ async fn stay(
     progress: &mut Progress,
     signals: &mut Signals,
 ) -> Result<&'static str, Error> {
-    let kubeconfig = Kubeconfig::write(&world.kubeconfig("quickstart-admin")?);
+    let kubeconfig = Kubeconfig::write(&world.kubeconfig(ADMIN)?);
     let kubeconfig = kubeconfig.map_err(Error::Kubeconfig)?;
-    for line in invitation(&kubeconfig.path(), manifest, world.profile()) {
+    let infra = world.platform().kubeconfig(ADMIN).transpose()?;
+    let infra = infra.map(|text| kubeconfig.add(Kubeconfig::INFRA, &text));
+    let infra = infra.transpose().map_err(Error::Kubeconfig)?;
+    for line in invitation(
+        &kubeconfig.path(),
+        infra.as_deref(),
+        manifest,
+        world.profile(),
+    ) {
         progress.line(&line);
     }
     loop {
@@ -86,7 +97,13 @@ async fn stay(
 }
 
 /// The first line is for programs: its beginning is kept.
-fn invitation(path: &str, manifest: &Manifest, profile: &Profile) -> Vec<String> {
+/// `infra` is the kubeconfig of the infra cluster, where there is one.
+fn invitation(
+    path: &str,
+    infra: Option<&str>,
+    manifest: &Manifest,
+    profile: &Profile,
+) -> Vec<String> {
     let first = |kind: &str| {
         let found = manifest.of_kind(kind).next()?;
         let name = found.metadata.name.as_deref()?;
@@ -115,6 +132,10 @@ fn invitation(path: &str, manifest: &Manifest, profile: &Profile) -> Vec<String>
             "  kubectl scale machinedeployment {deployment} --replicas 4"
         ));
     }
+    if let Some(infra) = infra {
+        let command = format!("  kubectl --kubeconfig {infra}");
+        lines.push(format!("{command} get vm,vmi,dv,svc,nodes"));
+    }
     lines.push("Ctrl-C ends it.".to_owned());
     lines
 }
@@ -128,18 +149,29 @@ impl Kubeconfig {
     /// Its name in the directory.
     const NAME: &str = "kubeconfig";
 
+    /// The name of the infra cluster's beside it.
+    const INFRA: &str = "infra";
+
     fn write(text: &str) -> std::io::Result<Self> {
-        use std::os::unix::fs::OpenOptionsExt;
         let directory = Builder::new()
             .prefix(&format!("quickstart-{}-", process::id()))
             .tempdir()?;
+        let kubeconfig = Self { directory };
+        kubeconfig.add(Self::NAME, text)?;
+        Ok(kubeconfig)
+    }
+
+    /// Writes another one beside it.
+    fn add(&self, name: &str, text: &str) -> std::io::Result<String> {
+        use std::os::unix::fs::OpenOptionsExt;
+        let path = self.directory.path().join(name);
         let mut file = std::fs::OpenOptions::new()
             .write(true)
             .create_new(true)
             .mode(0o600)
-            .open(directory.path().join(Self::NAME))?;
+            .open(&path)?;
         file.write_all(text.as_bytes())?;
-        Ok(Self { directory })
+        Ok(path.display().to_string())
     }
 
     fn path(&self) -> String {
@@ -179,12 +211,16 @@ mod tests {
     #[test]
     fn a_kubeconfig_is_for_its_owner_only_and_goes_with_the_program() {
         let kubeconfig = Kubeconfig::write("secret").unwrap();
+        let infra = kubeconfig.add(Kubeconfig::INFRA, "other").unwrap();
+        let mode = std::fs::metadata(&infra).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
         let path = kubeconfig.path();
         let mode = std::fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "secret");
         drop(kubeconfig);
         assert!(!std::path::Path::new(&path).exists());
+        assert!(!std::path::Path::new(&infra).exists());
     }
 
     #[test]
@@ -194,7 +230,7 @@ mod tests {
                     apiVersion: cluster.x-k8s.io/v1beta2\nkind: MachineDeployment\n\
                     metadata: {name: md}\n";
         let manifest = Manifest::parse("m".to_owned(), text).unwrap();
-        let lines = invitation("/tmp/k", &manifest, Platform::Proxmox.profile());
+        let lines = invitation("/tmp/k", None, &manifest, Platform::Proxmox.profile());
         assert_eq!(lines[0], "kubeconfig: /tmp/k");
         assert!(lines.contains(&"  kubectl describe cluster c -n team".to_owned()));
         assert!(lines.contains(&"  kubectl scale machinedeployment md --replicas 4".to_owned()));
@@ -205,5 +241,10 @@ mod tests {
                 .count(),
             3
         );
+        let profile = Platform::Kubevirt.profile();
+        let lines = invitation("/tmp/k", Some("/tmp/infra"), &manifest, profile);
+        assert!(lines.contains(&"  kubectl get clusters,machines,kubevirtmachines -A".to_owned()));
+        let infra = "  kubectl --kubeconfig /tmp/infra get vm,vmi,dv,svc,nodes".to_owned();
+        assert!(lines.contains(&infra), "{lines:#?}");
     }
 }

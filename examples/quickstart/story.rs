@@ -1,4 +1,4 @@
-//! What happens, in order: come up, grow, heal, upgrade, go away.
+//! What happens, in order: come up, grow, heal, move where that is possible, upgrade, go away.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep};
 use crate::cast::{Cast, Day, NEWER, Owner};
 use crate::chapter::Chapter;
 use crate::manifest::Manifest;
+use crate::platform::{Nodes, Place};
 use crate::progress::Progress;
 use crate::tree;
 use crate::world::{World, WorldError};
@@ -29,6 +30,12 @@ pub(crate) enum Error {
     ActorEnded(&'static str),
     #[error("no worker's VM was found to be destroyed")]
     NoVictim,
+    #[error("there is no node whose VMs can all be moved while they run")]
+    NoTenant,
+    #[error("VM {0} did not move but was restarted")]
+    Restarted(String),
+    #[error("draining a node had machines replaced")]
+    Replaced,
 }
 
 /// What is remembered of a story that ended.
@@ -77,7 +84,9 @@ impl<'a> Story<'a> {
         }
         let count = match length {
             Length::Up => 1,
-            Length::WholeDay if cast.day.is_ok() => 5,
+            Length::WholeDay if cast.day.is_ok() => {
+                5 + usize::from(cast.day.as_ref().is_ok_and(|day| day.moves))
+            }
             Length::UpAndDown | Length::WholeDay => 2,
         };
         Self {
@@ -98,6 +107,9 @@ impl<'a> Story<'a> {
             Ok(day) => {
                 self.grow(&day).await?;
                 self.heal(&day).await?;
+                if let Some(nodes) = self.world.platform().nodes().filter(|_| day.moves) {
+                    self.drain(nodes).await?;
+                }
                 self.upgrade(&day).await?;
             }
             Err(why) => {
@@ -144,9 +156,14 @@ impl<'a> Story<'a> {
         let (machine, vm) = victim.ok_or(Error::NoVictim)?;
         let begun = self.begin(&Chapter::healing((self.world.profile().destroy)(&vm)));
         self.world.platform().destroy(&vm).await?;
-        self.progress.say(&format!(
-            "VM {vm} of Machine/{machine} is destroyed, with its disks"
-        ));
+        // One that is called as its machine is not named twice.
+        let of = if vm.0.ends_with(&machine) {
+            String::new()
+        } else {
+            format!(" of Machine/{machine}")
+        };
+        self.progress
+            .say(&format!("VM {vm}{of} is destroyed, with its disks"));
         self.wait("reporting a lost VM", |now| {
             now.machine(&machine)
                 .is_none_or(|it| complaint(it).is_some() || it.is_deleting)
@@ -172,6 +189,40 @@ impl<'a> Story<'a> {
             &format!("{machine} is replaced; all {} machines run", day.grown),
         );
         Ok(())
+    }
+
+    /// Drains the node with the most VMs.
+    async fn drain(&mut self, nodes: &dyn Nodes) -> Result<(), Error> {
+        let before = nodes.places();
+        let node = busiest(&before).ok_or(Error::NoTenant)?;
+        let begun = self.begin(&Chapter::draining(nodes.drain_command(&node)));
+        let machines = self.machines();
+        nodes.drain(&node).await?;
+        let has_left = |vm: &String| nodes.places().get(vm).is_some_and(|it| it.node != node);
+        self.wait("draining a node", |_| before.keys().all(has_left))
+            .await?;
+        let after = nodes.places();
+        let mut moved = 0;
+        for (vm, place) in before.iter().filter(|(_, place)| place.node == node) {
+            let now = after.get(vm).filter(|now| now.run == place.run);
+            let now = now.ok_or_else(|| Error::Restarted(vm.clone()))?;
+            self.progress
+                .say(&format!("VM {vm}: {node} -> {}", now.node));
+            moved += 1;
+        }
+        if self.machines() != machines {
+            return Err(Error::Replaced);
+        }
+        let moved = format!("{node} is empty: {moved} VMs moved, all machines are the same");
+        self.end(begun, &moved);
+        Ok(())
+    }
+
+    /// The names of all machines.
+    fn machines(&self) -> BTreeSet<String> {
+        let clusters = self.world.clusters();
+        let now = Now::of(&clusters);
+        now.machines.iter().map(|it| it.name.clone()).collect()
     }
 
     async fn upgrade(&mut self, day: &Day) -> Result<(), Error> {
@@ -325,6 +376,19 @@ impl<'a> Now<'a> {
     }
 }
 
+/// The node with the most VMs; among equals the first. All of its VMs can be moved.
+fn busiest(places: &BTreeMap<String, Place>) -> Option<String> {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for place in places.values() {
+        *counts.entry(&place.node).or_default() += 1;
+    }
+    let stays = |node: &str| places.values().any(|it| it.node == node && !it.moves);
+    counts.retain(|node, _| !stays(node));
+    let most = counts.values().copied().max()?;
+    let node = counts.into_iter().find(|(_, count)| *count == most);
+    node.map(|(node, _)| node.to_owned())
+}
+
 fn runs(machine: &Branch) -> bool {
     machine.phase.as_deref() == Some("Running") && !machine.is_deleting
 }
@@ -344,4 +408,36 @@ fn complaint(machine: &Branch) -> Option<&Line> {
 fn verdict(machine: &Branch) -> Option<&Line> {
     let health = machine.condition("HealthCheckSucceeded")?;
     (health.status == "False").then_some(health)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_node_to_drain_has_the_most_vms_and_none_that_would_end() {
+        let places = |all: &[(&str, &str, bool)]| {
+            let all = all.iter().map(|(vm, node, moves)| {
+                let place = Place {
+                    node: (*node).to_owned(),
+                    run: String::new(),
+                    moves: *moves,
+                };
+                ((*vm).to_owned(), place)
+            });
+            busiest(&all.collect())
+        };
+        assert_eq!(places(&[]), None);
+        assert_eq!(places(&[("a", "n1", false)]), None);
+        let all = [
+            ("a", "n1", true),
+            ("b", "n2", true),
+            ("c", "n2", true),
+            ("d", "n3", true),
+            ("e", "n3", true),
+            ("f", "n3", false),
+        ];
+        assert_eq!(places(&all).as_deref(), Some("n2"));
+        assert_eq!(places(&all[..2]).as_deref(), Some("n1"), "the first");
+    }
 }

@@ -10,6 +10,8 @@ use capi_testkit::crds;
 use capi_testkit::ipam::Ipam;
 use capi_testkit::workload::Workloads;
 use futures::{StreamExt as _, TryStreamExt as _};
+use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Client;
 use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
 use kube::core::GroupVersionKind;
@@ -22,7 +24,7 @@ use crate::cast::{self, Day, NEWER, Owner};
 use crate::manifest::{self, Manifest};
 use crate::moments::Moments;
 use crate::options::Options;
-use crate::platform::{Platform, Profile, Running};
+use crate::platform::{Access, Platform, Profile, Running};
 use crate::provider::{self, Brief, Kills};
 
 /// Loopback, any free port.
@@ -94,6 +96,10 @@ impl World {
         let workloads = Workloads::new();
         let platform = options.provider.start(options, &workloads).await?;
         let profile = options.provider.profile();
+
+        if let Some(name) = profile.secret {
+            store_access(&client, name, platform.access()).await?;
+        }
 
         let mut actors = JoinSet::new();
         let core = Core::builder(self::client(&face, "core").await?, workloads);
@@ -314,6 +320,26 @@ fn failed_for(attempt: &'static str, owner: &Owner, cause: kube::Error) -> World
         object: format!("{} {}", owner.kind, owner.name),
         cause: Box::new(cause),
     }
+}
+
+/// Creates the Secret that the example's manifest refers to.
+async fn store_access(client: &Client, name: &str, access: &Access) -> Result<(), WorldError> {
+    let secret = Secret {
+        metadata: ObjectMeta {
+            name: Some(name.to_owned()),
+            ..ObjectMeta::default()
+        },
+        string_data: Some(access.clone()),
+        ..Secret::default()
+    };
+    let secrets: Api<Secret> = Api::namespaced(client.clone(), "default");
+    let created = secrets.create(&PostParams::default(), &secret).await;
+    created.map_err(|cause| WorldError::Kubernetes {
+        attempt: "creating",
+        object: format!("Secret {name}"),
+        cause: Box::new(cause),
+    })?;
+    Ok(())
 }
 
 /// A client over TLS, with a user of its own.

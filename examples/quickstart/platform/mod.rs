@@ -1,5 +1,6 @@
 //! The platforms that the story can be told on. Each has a file here, all of the same shape.
 
+mod kubevirt;
 mod proxmox;
 
 use std::collections::BTreeMap;
@@ -24,8 +25,10 @@ use crate::world::WorldError;
 /// The word of a platform on the command line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 pub(crate) enum Platform {
-    /// Proxmox VE
+    /// Proxmox VE, three nodes
     Proxmox,
+    /// KubeVirt on an infra cluster of six nodes
+    Kubevirt,
 }
 
 /// What is known of a platform before it runs.
@@ -43,6 +46,8 @@ pub(crate) struct Profile {
     pub(crate) prefix: &'static str,
     /// The version of its kinds.
     version: &'static str,
+    /// The Secret with the platform's credentials that the manifest refers to, if it does.
+    pub(crate) secret: Option<&'static str>,
     /// How many writes to the management cluster a machine may take from its gates to `provisioned`.
     pub(crate) writes: usize,
     /// What to try next.
@@ -51,6 +56,8 @@ pub(crate) struct Profile {
     pub(crate) definitions: fn() -> Vec<Value>,
     /// Changes the spec of a machine in a template to the newer image. An error says what it lacks.
     pub(crate) renew: fn(&mut Value) -> Result<(), &'static str>,
+    /// Whether VMs of such a machine are moved while they run when their node is drained.
+    pub(crate) moves: fn(&Value) -> bool,
     /// What a person types to destroy a VM.
     pub(crate) destroy: fn(&Vm) -> String,
 }
@@ -88,11 +95,19 @@ pub(crate) trait Running: Send + Sync {
     /// How the provider reaches it.
     fn access(&self) -> &Access;
 
+    /// A kubeconfig for people, where the platform is a Kubernetes cluster itself.
+    fn kubeconfig(&self, user: &str) -> Option<Result<String, WorldError>>;
+
     /// The VM of an infra machine.
     fn vm_of(&self, machine: &str) -> Option<Vm>;
 
     /// Destroys a VM as an administrator would by mistake: past the provider.
     fn destroy<'a>(&'a self, vm: &'a Vm) -> BoxFuture<'a, Result<(), WorldError>>;
+
+    /// Its nodes, where VMs can leave one without ending.
+    fn nodes(&self) -> Option<&dyn Nodes> {
+        None
+    }
 
     /// What the machines' calls cost, a line each.
     fn costs(&self) -> Vec<String>;
@@ -101,11 +116,34 @@ pub(crate) trait Running: Send + Sync {
     fn remains(&self) -> Remains;
 }
 
+/// Where a VM runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) node: String,
+    /// Which run of the VM it is: another one after every restart.
+    pub(crate) run: String,
+    /// Whether it can go to another node while it runs.
+    pub(crate) moves: bool,
+}
+
+/// Nodes that can be drained while VMs run on them.
+pub(crate) trait Nodes: Send + Sync {
+    /// Where each VM of a machine runs, by its name.
+    fn places(&self) -> BTreeMap<String, Place>;
+
+    /// What a person types to drain a node.
+    fn drain_command(&self, node: &str) -> String;
+
+    /// Drains a node, as its administrator does.
+    fn drain<'a>(&'a self, node: &'a str) -> BoxFuture<'a, Result<(), WorldError>>;
+}
+
 impl Platform {
     /// What is known of it.
     pub(crate) fn profile(self) -> &'static Profile {
         match self {
             Self::Proxmox => &proxmox::PROFILE,
+            Self::Kubevirt => &kubevirt::PROFILE,
         }
     }
 
@@ -117,6 +155,7 @@ impl Platform {
     ) -> Result<Box<dyn Running>, WorldError> {
         Ok(match self {
             Self::Proxmox => Box::new(proxmox::Proxmox::start(options, workloads).await?),
+            Self::Kubevirt => Box::new(kubevirt::Kubevirt::start(options, workloads).await?),
         })
     }
 
@@ -133,6 +172,10 @@ impl Platform {
         let ended = match self {
             Self::Proxmox => {
                 let provider = proxmox::provider(&brief.access)?.options(engine);
+                provider.run(client, stopped).await
+            }
+            Self::Kubevirt => {
+                let provider = kubevirt::provider(brief, faults).await?.options(engine);
                 provider.run(client, stopped).await
             }
         };
@@ -185,6 +228,7 @@ impl Profile {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tree::WIDTH;
 
     #[test]
     fn a_manifest_of_another_platform_is_known_by_its_kinds() {
@@ -210,6 +254,12 @@ mod tests {
             let definitions = crate::world::definitions(*platform);
             manifest.check(&definitions).unwrap();
             assert!(manifest.of_kind(&profile.template()).count() >= 2);
+            assert!(
+                profile
+                    .next
+                    .lines()
+                    .all(|line| line.chars().count() <= WIDTH)
+            );
             let kind = profile.machine();
             let is_machine = |one: &&Value| one["spec"]["names"]["kind"] == kind.kind.as_str();
             let machine = definitions.iter().find(is_machine).unwrap();

@@ -36,6 +36,7 @@ pub(super) const PROFILE: Profile = Profile {
     text: include_str!("../cluster.yaml"),
     prefix: "Proxmox",
     version: provider_proxmox::api::VERSION,
+    secret: None,
     writes: 8,
     next: NEXT,
     definitions: || {
@@ -44,6 +45,7 @@ pub(super) const PROFILE: Profile = Profile {
             .collect()
     },
     renew,
+    moves: |_| false,
     destroy: |Vm(vmid)| format!("qm stop {vmid} && qm destroy {vmid}     # on a Proxmox VE node"),
 };
 
@@ -54,6 +56,7 @@ Try next:
   cargo run --example quickstart -- --serve             stay up, for kubectl in another terminal
   cargo run --example quickstart -- -f FILE             your own manifest; begin with a copy of
                                                         examples/quickstart/cluster.yaml
+  cargo run --example quickstart -- --provider kubevirt the same story on KubeVirt
   cargo run -p pve-sim                                  the simulated Proxmox VE alone, for curl
   cargo test --workspace                                everything that judges the provider";
 
@@ -132,6 +135,10 @@ impl Running for Proxmox {
 
     fn access(&self) -> &Access {
         &self.access
+    }
+
+    fn kubeconfig(&self, _: &str) -> Option<Result<String, WorldError>> {
+        None
     }
 
     fn vm_of(&self, machine: &str) -> Option<Vm> {
