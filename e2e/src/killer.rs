@@ -10,6 +10,8 @@ use crate::provider::{Provider, ProviderError};
 
 /// Names the seed of the moments; one is printed that repeats a run.
 pub const SEED_VARIABLE: &str = "CAPI_RS_E2E_SEED";
+/// Names how often a suite kills, for a longer run than the usual one.
+pub const TIMES_VARIABLE: &str = "CAPI_RS_E2E_KILLS";
 /// How often a suite kills unless it says otherwise.
 pub const TIMES: usize = 10;
 /// The shortest time between a start and the next kill. Zero would only test the start.
@@ -20,15 +22,18 @@ const PAUSE_MAX: Duration = Duration::from_secs(45);
 /// A provider that is killed with `kill -9` and started again, over and over.
 #[derive(Debug)]
 pub struct Killer {
-    task: JoinHandle<Result<(), ProviderError>>,
+    task: JoinHandle<Result<usize, ProviderError>>,
 }
 
 impl Killer {
-    /// Begins. The seed is that of [`SEED_VARIABLE`] or of the clock, and is printed.
+    /// Begins, so many times unless [`TIMES_VARIABLE`] says otherwise. The seed is that of
+    /// [`SEED_VARIABLE`] or of the clock, and is printed.
     #[expect(clippy::print_stdout, reason = "a suite prints what repeats its run")]
     #[must_use]
     pub fn start(provider: Provider, times: usize) -> Self {
-        let seed = seed();
+        let seed = number(SEED_VARIABLE).unwrap_or_else(now);
+        let asked = number(TIMES_VARIABLE).and_then(|asked| usize::try_from(asked).ok());
+        let times = asked.unwrap_or(times);
         println!(
             "{SEED_VARIABLE}={seed} kills {} at the same moments",
             provider.name()
@@ -44,27 +49,27 @@ impl Killer {
                     pause.as_secs_f64()
                 );
             }
-            Ok(())
+            Ok(times)
         });
         Self { task }
     }
 
-    /// Waits until the last kill is survived.
+    /// Waits until the last kill is survived; how many there were.
     ///
     /// # Errors
     ///
     /// A provider that did not start again.
-    pub async fn finish(self) -> Result<(), Failure> {
+    pub async fn finish(self) -> Result<usize, Failure> {
         Ok(self.task.await??)
     }
 }
 
-fn seed() -> u64 {
-    let given = std::env::var(SEED_VARIABLE).ok();
-    given.and_then(|text| text.parse().ok()).unwrap_or_else(|| {
-        let now = jiff::Timestamp::now().as_millisecond();
-        now.unsigned_abs()
-    })
+fn number(variable: &str) -> Option<u64> {
+    std::env::var(variable).ok()?.parse().ok()
+}
+
+fn now() -> u64 {
+    jiff::Timestamp::now().as_millisecond().unsigned_abs()
 }
 
 /// The times between a start and the next kill.

@@ -70,6 +70,13 @@ fn main() -> ExitCode {
                 |runtime, stage| runtime.block_on(phases::comes_up(stage)),
             ),
             (
+                "a_seed_that_lacks_something_makes_no_node",
+                |runtime, stage| runtime.block_on(phases::wrong_seed(stage)),
+            ),
+            ("a_wrong_token_or_pin_stays_out", |runtime, stage| {
+                runtime.block_on(phases::strangers(stage))
+            }),
+            (
                 "wh_02_and_wh_03_the_server_asks_our_webhooks",
                 |runtime, stage| runtime.block_on(webhooks(&stage.world)),
             ),

@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use capi_testkit::workload::Endpoint;
+use capi_testkit::guest::{Disk, Membership as _, ca_hash};
+use capi_testkit::workload::{Endpoint, Entry, Join, Node, Refused, Role};
 use e2e::failure::Failure;
 use e2e::killer::{Killer, TIMES};
 use e2e::proxmox::{cluster, with_external_etcd};
 use e2e::world::condition;
-use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1;
 use kube::Api;
 use kube::api::ListParams;
 use serde_json::{Value, json};
@@ -24,6 +26,9 @@ const NETWORK: &str = "127.20.0";
 /// The cluster with an etcd of its own, and its network.
 const WHOLE: &str = "whole";
 const WHOLE_NETWORK: &str = "127.21.0";
+/// The cluster whose seed lacks something, and its network.
+const WRONG: &str = "wrong";
+const WRONG_NETWORK: &str = "127.22.0";
 /// How long a node may be lost before its machine is replaced.
 const LOST_SECONDS: u32 = 5;
 /// For how long nothing happens to a paused cluster; passes are every few seconds.
@@ -132,7 +137,7 @@ async fn nodes(stage: &Stage, cluster: &str) -> Result<BTreeMap<String, String>,
     let endpoint = Endpoint::new(host.unwrap_or_default(), 6443);
     let client = stage.machines.client(&endpoint);
     let client = client.ok_or_else(|| Failure::new("the workload cluster is not there"))?;
-    let all = Api::<Node>::all(client)
+    let all = Api::<v1::Node>::all(client)
         .list(&ListParams::default())
         .await?;
     let named = all.items.into_iter();
@@ -302,6 +307,68 @@ fn whole_cluster() -> Result<Vec<Value>, Failure> {
     Ok(objects)
 }
 
+/// A seed that lacks something makes no node, and the console says what is missing.
+pub(crate) async fn wrong_seed(stage: &mut Stage) -> Result<(), Failure> {
+    let mut objects = cluster(WRONG, WRONG_NETWORK)?;
+    for object in &mut objects {
+        if object["kind"] == "KubeadmControlPlane" {
+            // kube-vip, without which nobody answers on the endpoint.
+            object["spec"]["kubeadmConfigSpec"]["files"] =
+                json!([{"path": "/etc/motd", "content": "no kube-vip here"}]);
+        }
+    }
+    let (world, platform) = (&stage.world, &stage.proxmox.platform);
+    world.apply(objects).await?;
+    stage
+        .until("the console tells of a missing kube-vip", async || {
+            let machine = machines(world, WRONG, true).await?.into_iter().next()?;
+            let console = platform.console(stage.vmid(&machine)?).join("\n");
+            Some(console.contains("kubeadm") && console.contains("needs a kube-vip static pod"))
+        })
+        .await?;
+    let endpoint = Endpoint::new(format!("{WRONG_NETWORK}.5"), 6443);
+    assert!(!stage.machines.endpoints().contains(&endpoint));
+    let machine = machines(world, WRONG, true).await.unwrap_or_default();
+    assert_eq!(machine[0]["status"]["nodeRef"], Value::Null);
+    world.delete("Cluster", WRONG).await?;
+    Ok(())
+}
+
+/// The real API server knows neither the token nor bears another key than its own.
+pub(crate) async fn strangers(stage: &mut Stage) -> Result<(), Failure> {
+    let before = nodes(stage, DEMO).await?;
+    let own = stage.world.get("Secret", &format!("{DEMO}-ca")).await;
+    let own: ByteString =
+        serde_json::from_value(own.unwrap_or_default()["data"]["tls.crt"].take())?;
+    let own = ca_hash(&own.0.into()).unwrap_or_default();
+    let refused = async |token: &str, pin: &str| {
+        let mut node = Node::new("stranger", "stranger", Role::Worker);
+        node.addresses = vec![[127, 20, 0, 250].into()];
+        let join = Join {
+            endpoint: Endpoint::new(format!("{NETWORK}.5"), 6443),
+            entry: Entry::Join {
+                token: token.to_owned(),
+                ca_hashes: vec![pin.to_owned()],
+                serves: Vec::new(),
+            },
+            node,
+        };
+        loop {
+            match stage.machines.join(&join, &Disk::default()) {
+                Err(Refused::Pending) => sleep(Duration::from_millis(50)).await,
+                answer => return answer,
+            }
+        }
+    };
+    let token = "abcdef.0123456789abcdef";
+    assert_eq!(refused(token, &own).await, Err(Refused::UnknownToken));
+    let other = refused(token, "sha256:00").await;
+    assert_eq!(other, Err(Refused::OtherCa { found: own }));
+    stage.machines.machine_destroyed("stranger");
+    assert_eq!(nodes(stage, DEMO).await?, before);
+    Ok(())
+}
+
 /// It is grown, loses a machine, and is shrunk.
 pub(crate) async fn whole(stage: &mut Stage) -> Result<(), Failure> {
     let world = &stage.world;
@@ -341,9 +408,15 @@ pub(crate) async fn goes_away(stage: &mut Stage) -> Result<(), Failure> {
         assert!(left.is_empty(), "{kind}: {left:#?}");
     }
     assert_eq!(stage.machines.endpoints(), [], "workload clusters left");
+    let files = world.management.site.path("machines");
+    assert_eq!(
+        std::fs::read_dir(files)?.count(),
+        0,
+        "files of machines left"
+    );
     if let Some(killer) = stage.killer.take() {
-        killer.finish().await?;
-        println!("the provider was killed {TIMES} times at random moments");
+        let times = killer.finish().await?;
+        println!("the provider was killed {times} times at random moments");
     }
     stage.proxmox.check_clean()
 }
