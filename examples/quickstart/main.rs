@@ -77,7 +77,9 @@ async fn run(options: &Options) -> Result<bool, Box<dyn std::error::Error>> {
         let (name, word) = (other.profile().name, other.word());
         return Err(format!("{} is for {name}: add --provider {word}", manifest.source).into());
     }
-    manifest.check(&world::definitions(options.provider))?;
+    let mut definitions = world::definitions(options.provider);
+    (options.provider.profile().refine)(&mut definitions);
+    manifest.check(&definitions)?;
 
     let mut progress = Progress::new(options.plain);
     let world = World::start(options).await?;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use capi_core::Provider;
 use capi_testkit::apiserver::{ApiServer, AuditRecord, TlsFace};
+use capi_testkit::crds;
 use capi_testkit::faults::Faults;
 use capi_testkit::guest::Image;
 use capi_testkit::workload::Workloads;
@@ -53,6 +54,7 @@ pub(super) const PROFILE: Profile = Profile {
         ours.filter_map(|definition| serde_json::to_value(definition).ok())
             .collect()
     },
+    refine,
     renew,
     moves: |machine| {
         let instance = machine.pointer("/virtualMachineTemplate/spec/template/spec");
@@ -88,29 +90,44 @@ fn place(vm: &Vm) -> (&str, &str) {
     vm.0.split_once('/').unwrap_or((NAMESPACE, &vm.0))
 }
 
-fn renew(machine: &mut Value) -> Result<(), &'static str> {
-    let spec = &mut machine["virtualMachineTemplate"]["spec"];
-    let mut count = 0;
-    if let Some(volumes) = spec["dataVolumeTemplates"].as_array_mut() {
-        for volume in volumes {
-            let spec = &mut volume["spec"];
-            let has_image = spec["sourceRef"].is_object()
-                || spec["source"].is_object() && spec["source"].get("blank").is_none();
-            if let Some(spec) = spec.as_object_mut().filter(|_| has_image) {
-                spec.remove("source");
-                spec.insert(
-                    "sourceRef".to_owned(),
-                    json!({"kind": "DataSource", "namespace": IMAGES, "name": golden(NEWER)}),
-                );
-                count += 1;
+/// Describes the VMs in machines by KubeVirt's own definition.
+fn refine(definitions: &mut [Value]) {
+    const SCHEMA: &str = "/spec/versions/0/schema/openAPIV3Schema/properties/spec";
+    let of_vms = crds::named("virtualmachines.kubevirt.io");
+    let Some(of_vms) = of_vms.and_then(|definition| definition.pointer(SCHEMA)) else {
+        return;
+    };
+    for definition in definitions {
+        for path in [
+            "/properties/virtualMachineTemplate/properties/spec",
+            "/properties/template/properties/spec/properties/virtualMachineTemplate/properties/spec",
+        ] {
+            if let Some(schema) = definition.pointer_mut(&format!("{SCHEMA}{path}")) {
+                schema.clone_from(of_vms);
             }
         }
     }
-    if let Some(volumes) = spec["template"]["spec"]["volumes"].as_array_mut() {
-        for disk in volumes
-            .iter_mut()
-            .filter_map(|it| it.get_mut("containerDisk"))
-        {
+}
+
+fn renew(machine: &mut Value) -> Result<(), &'static str> {
+    const TEMPLATES: &str = "/virtualMachineTemplate/spec/dataVolumeTemplates";
+    const VOLUMES: &str = "/virtualMachineTemplate/spec/template/spec/volumes";
+    let mut count = 0;
+    for template in items(machine, TEMPLATES) {
+        let has_image = |spec: &Value| {
+            let source = spec.get("source");
+            spec.get("sourceRef").is_some() || source.is_some_and(|it| it.get("blank").is_none())
+        };
+        let spec = template.get_mut("spec").filter(|spec| has_image(spec));
+        if let Some(spec) = spec.and_then(Value::as_object_mut) {
+            spec.remove("source");
+            let newer = json!({"kind": "DataSource", "namespace": IMAGES, "name": golden(NEWER)});
+            spec.insert("sourceRef".to_owned(), newer);
+            count += 1;
+        }
+    }
+    for volume in items(machine, VOLUMES) {
+        if let Some(disk) = volume.get_mut("containerDisk") {
             disk["image"] = json!(container_disk(NEWER));
             count += 1;
         }
@@ -119,6 +136,11 @@ fn renew(machine: &mut Value) -> Result<(), &'static str> {
         return Err("its machine templates have no containerDisk and no image to clone or import");
     }
     Ok(())
+}
+
+fn items<'a>(machine: &'a mut Value, path: &str) -> impl Iterator<Item = &'a mut Value> + use<'a> {
+    let list = machine.pointer_mut(path).and_then(Value::as_array_mut);
+    list.into_iter().flatten()
 }
 
 /// The provider, whose own infra cluster is this one: for clusters that name no Secret.
@@ -364,5 +386,48 @@ fn failed(attempt: &'static str, object: String, cause: kube::Error) -> WorldErr
         attempt,
         object,
         cause: Box::new(cause),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manifest::Manifest;
+    use crate::platform::Platform;
+    use crate::world::definitions;
+
+    #[test]
+    fn a_typo_in_a_vm_is_named_though_the_vm_passes_through() {
+        let text = PROFILE.text.replacen("cores: 2", "core: 2", 1);
+        let manifest = Manifest::parse("m".to_owned(), &text).unwrap();
+        let mut definitions = definitions(Platform::Kubevirt);
+        manifest.check(&definitions).unwrap();
+        refine(&mut definitions);
+        let found = manifest.check(&definitions).unwrap_err().to_string();
+        assert!(
+            found.contains("domain.cpu.core\"; did you mean \"cores\"?"),
+            "{found}"
+        );
+    }
+
+    #[test]
+    fn an_upgrade_leaves_disks_alone_that_have_no_image() {
+        let mut machine = json!({"virtualMachineTemplate": {"spec": {
+            "dataVolumeTemplates": [
+                {"spec": {"source": {"registry": {"url": "docker://old"}}}},
+                {"spec": {"source": {"blank": {}}}},
+            ],
+        }}});
+        renew(&mut machine).unwrap();
+        let volumes = &machine["virtualMachineTemplate"]["spec"]["dataVolumeTemplates"];
+        assert_eq!(volumes[0]["spec"]["sourceRef"]["name"], golden(NEWER));
+        assert!(volumes[0]["spec"].get("source").is_none());
+        assert_eq!(volumes[1]["spec"], json!({"source": {"blank": {}}}));
+        let mut machine = json!({"virtualMachineTemplate": {"spec": {
+            "dataVolumeTemplates": [volumes[1]],
+        }}});
+        let before = machine.clone();
+        assert!(renew(&mut machine).is_err(), "nothing to upgrade");
+        assert_eq!(machine, before);
     }
 }

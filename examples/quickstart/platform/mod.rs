@@ -54,6 +54,9 @@ pub(crate) struct Profile {
     pub(crate) next: &'static str,
     /// The definitions of its kinds.
     pub(crate) definitions: fn() -> Vec<Value>,
+    /// Adds to its definitions what they let through and the platform would refuse later, so that a
+    /// manifest's mistakes are found before anything is created.
+    pub(crate) refine: fn(&mut [Value]),
     /// Changes the spec of a machine in a template to the newer image. An error says what it lacks.
     pub(crate) renew: fn(&mut Value) -> Result<(), &'static str>,
     /// Whether VMs of such a machine are moved while they run when their node is drained.
@@ -251,7 +254,8 @@ mod tests {
                 manifest.objects.len(),
                 profile.text.matches("\nkind:").count()
             );
-            let definitions = crate::world::definitions(*platform);
+            let mut definitions = crate::world::definitions(*platform);
+            (profile.refine)(&mut definitions);
             manifest.check(&definitions).unwrap();
             assert!(manifest.of_kind(&profile.template()).count() >= 2);
             assert!(

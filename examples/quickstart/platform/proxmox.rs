@@ -44,6 +44,8 @@ pub(super) const PROFILE: Profile = Profile {
         ours.filter_map(|definition| serde_json::to_value(definition).ok())
             .collect()
     },
+    // They describe everything.
+    refine: |_| {},
     renew,
     moves: |_| false,
     destroy: |Vm(vmid)| format!("qm stop {vmid} && qm destroy {vmid}     # on a Proxmox VE node"),
