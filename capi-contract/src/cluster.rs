@@ -122,6 +122,16 @@ impl<S: Default> Default for ClusterFacts<S> {
     }
 }
 
+/// Which objects of others go with a cluster: those of these kinds that bear this label and the
+/// cluster's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extras {
+    /// Name and value of the label.
+    pub label: (&'static str, &'static str),
+    /// The kinds.
+    pub kinds: &'static [ChildKind],
+}
+
 /// What the machines of a workload cluster share: [`External`] plus the words of the contract.
 ///
 /// # Guarantees
@@ -145,6 +155,11 @@ pub trait InfraCluster:
     /// is gone (ID-02); the Secret gets the cluster as an owner, too. Drop-in providers use the Go
     /// provider's. `None` leaves Secrets alone, and the right to patch them is not asked for.
     const SECRET_FINALIZER: Option<&'static str> = None;
+
+    /// Objects in the cluster's namespace that somebody else applied and that go with the cluster. The
+    /// right to delete them is asked for on request only (`manifests --extra-resources`); without it
+    /// they stay, and an Event says so. Drop-in providers use the Go provider's.
+    const EXTRAS: Option<Extras> = None;
 
     /// The InfraCluster kind.
     type Kind: Object;

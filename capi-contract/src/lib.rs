@@ -157,7 +157,7 @@ mod wake;
 pub use bootstrap::{Bootstrap, Format, Supply};
 pub use child::{Address, AddressRequest, Child, ChildKind, ChildObject, PoolRef};
 pub use class::{Class, Classify, Dependency};
-pub use cluster::{ClusterFacts, ClusterScope, Endpoint, FailureDomain, InfraCluster};
+pub use cluster::{ClusterFacts, ClusterScope, Endpoint, Extras, FailureDomain, InfraCluster};
 pub use connect::{Connect, Connected, Credentials, Identity};
 pub use external::{Claim, External, Lost, Object};
 pub use given::{Endpointed, GivenEndpoint, NoStep};

@@ -117,6 +117,14 @@ pub(super) struct ManifestFlags {
     /// Leave the webhooks out, and cert-manager's objects with them.
     #[arg(long)]
     without_webhooks: bool,
+    /// Namespace of the management cluster in which the platform is too, for providers whose platform
+    /// is a Kubernetes cluster: gives the rights for it there. May be repeated; empty means everywhere.
+    #[arg(long, value_name = "NAME")]
+    platform_namespace: Vec<String>,
+    /// Give the right to delete others' objects that are labelled to go with a cluster, where the
+    /// provider has such.
+    #[arg(long)]
+    extra_resources: bool,
 }
 
 /// Writes what `manifests` was asked for.
@@ -135,6 +143,8 @@ pub(super) fn write_manifests<P: Program>(
         watch_filter: flags.watch_filter.clone(),
         replicas: flags.replicas,
         webhooks: !flags.without_webhooks,
+        extras: flags.extra_resources,
+        platform: flags.platform_namespace.clone(),
         variables: flags.output.is_some(),
     };
     let components = manifests::components(package, &Surface::of::<P>(), &choices)?;

@@ -9,6 +9,8 @@
 //! | `manifests` | writes what `clusterctl` or `kubectl apply` needs |
 //! | `doctor` | looks whether the platform can be used, and says what to change |
 //! | `version` | prints name and version |
+//!
+//! A provider may have [commands of its own](Program::tools) beside them.
 
 mod checkup;
 mod cluster;
@@ -27,6 +29,8 @@ use std::process::ExitCode;
 use capi_contract::checkup::Checkup;
 use capi_contract::{Connect, External, InfraCluster, InfraMachine};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use futures::future::BoxFuture;
+use k8s_openapi::api::rbac::v1::PolicyRule;
 
 pub use self::cluster::credentials;
 use self::flags::{ManifestFlags, RunFlags};
@@ -76,8 +80,28 @@ pub trait Program: Send + Sync + 'static {
         Webhooks::new()
     }
 
+    /// Rights that the program needs on the management cluster where that is the platform too; given
+    /// on request only (`manifests --platform-namespace`).
+    fn platform_rights() -> Vec<PolicyRule> {
+        Vec::new()
+    }
+
+    /// Commands of the provider's own, beside those of every provider.
+    fn tools() -> Vec<Tool> {
+        Vec::new()
+    }
+
     /// Looks whether the platform can be used.
     fn doctor(flags: Self::DoctorFlags) -> impl Future<Output = Checkup> + Send;
+}
+
+/// A command of a provider's own.
+#[derive(Debug)]
+pub struct Tool {
+    /// Its name, help and flags.
+    pub command: clap::Command,
+    /// Carries it out; what comes back is printed to standard output.
+    pub run: fn(clap::ArgMatches) -> BoxFuture<'static, Result<String, BoxError>>,
 }
 
 /// Why a command ended.
@@ -195,7 +219,8 @@ pub async fn run_from<P: Program>(arguments: impl IntoIterator<Item = OsString>)
     let package = P::package();
     let parsed = parse::<P>(&package, arguments);
     let command = match parsed {
-        Ok(arguments) => arguments.command,
+        Ok(Line::Common(arguments)) => arguments.command,
+        Ok(Line::Own(tool, matches)) => return use_tool(&tool, matches).await,
         Err(error) => {
             // Help and version are written to standard output with code 0, mistakes to standard error.
             let code = u8::try_from(error.exit_code()).unwrap_or(2);
@@ -229,15 +254,44 @@ pub async fn run_from<P: Program>(arguments: impl IntoIterator<Item = OsString>)
     code(done.is_ok())
 }
 
+/// A command line that was understood.
+enum Line<R: Args, D: Args> {
+    Common(Arguments<R, D>),
+    Own(Tool, clap::ArgMatches),
+}
+
 fn parse<P: Program>(
     package: &Package,
     arguments: impl IntoIterator<Item = OsString>,
-) -> Result<Arguments<P::RunFlags, P::DoctorFlags>, clap::Error> {
-    let command = Arguments::<P::RunFlags, P::DoctorFlags>::command()
+) -> Result<Line<P::RunFlags, P::DoctorFlags>, clap::Error> {
+    let tools = P::tools();
+    let mut command = Arguments::<P::RunFlags, P::DoctorFlags>::command()
         .about(package.about)
         .version(package.version);
-    let matches = command.try_get_matches_from(arguments)?;
-    Arguments::from_arg_matches(&matches)
+    for tool in &tools {
+        command = command.subcommand(tool.command.clone());
+    }
+    let mut matches = command.try_get_matches_from(arguments)?;
+    let named = matches.subcommand_name().unwrap_or_default().to_owned();
+    let own = tools
+        .into_iter()
+        .find(|tool| tool.command.get_name() == named);
+    let Some(tool) = own else {
+        return Arguments::from_arg_matches(&matches).map(Line::Common);
+    };
+    let flags = matches.remove_subcommand().map(|(_, flags)| flags);
+    Ok(Line::Own(tool, flags.unwrap_or_default()))
+}
+
+async fn use_tool(tool: &Tool, matches: clap::ArgMatches) -> ExitCode {
+    let shown = match (tool.run)(matches).await {
+        Ok(text) => print(&text).map_err(BoxError::from),
+        Err(error) => Err(error),
+    };
+    if let Err(error) = &shown {
+        let _ = writeln!(io::stderr(), "error: {}", chain(error.as_ref()));
+    }
+    code(shown.is_ok())
 }
 
 fn code(is_good: bool) -> ExitCode {
@@ -271,11 +325,11 @@ mod tests {
     #[derive(Debug, Args)]
     struct ManifestFlags {}
 
-    type Line = Arguments<RunFlags, ManifestFlags>;
+    type Own = Arguments<RunFlags, ManifestFlags>;
 
     fn run_flags(words: &[&str]) -> Result<(Box<flags::RunFlags>, RunFlags), clap::Error> {
         let words = ["rack", "run"].iter().chain(words);
-        match Line::try_parse_from(words)?.command {
+        match Own::try_parse_from(words)?.command {
             Command::Run { flags, own } => Ok((flags, own)),
             other => panic!("{other:?}"),
         }
@@ -283,7 +337,7 @@ mod tests {
 
     #[test]
     fn the_command_line_is_put_together_without_contradiction() {
-        Line::command().debug_assert();
+        Own::command().debug_assert();
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod rights;
 mod webhook;
 
 use capi_contract::{ChildKind, InfraCluster as _, InfraMachine as _};
+use k8s_openapi::api::rbac::v1::PolicyRule;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::Resource;
 use serde_json::{Value, json};
@@ -134,6 +135,10 @@ pub(crate) struct Choices {
     pub(crate) watch_filter: Option<String>,
     pub(crate) replicas: u32,
     pub(crate) webhooks: bool,
+    /// Whether others' objects may be deleted with their cluster.
+    pub(crate) extras: bool,
+    /// Namespaces in which the management cluster is the platform too; an empty name means all.
+    pub(crate) platform: Vec<String>,
     /// Whether variables are left for clusterctl to fill.
     pub(crate) variables: bool,
 }
@@ -148,6 +153,10 @@ pub(crate) struct Surface {
     reviewed: Vec<Reviewed>,
     /// Whether credentials Secrets are kept until their cluster is gone (ID-02).
     keeps_secrets: bool,
+    /// Kinds of others' objects that go with a cluster.
+    extras: Vec<ChildKind>,
+    /// Rights on a platform that is the management cluster itself.
+    platform: Vec<PolicyRule>,
 }
 
 impl Surface {
@@ -164,6 +173,9 @@ impl Surface {
             children,
             reviewed: P::webhooks().reviewed(),
             keeps_secrets: <P::Clusters as capi_contract::InfraCluster>::SECRET_FINALIZER.is_some(),
+            extras: <P::Clusters as capi_contract::InfraCluster>::EXTRAS
+                .map_or_else(Vec::new, |extras| extras.kinds.to_vec()),
+            platform: P::platform_rights(),
         }
     }
 }

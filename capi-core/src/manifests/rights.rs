@@ -27,7 +27,7 @@ const WATCHED: &[&str] = &["list", "watch"];
 const RAISED: &[&str] = &["create", "get", "list", "patch", "watch"];
 
 /// Rights in the namespaces that the provider works in.
-fn rules(package: &Package, surface: &Surface) -> Vec<Rule> {
+fn rules(package: &Package, surface: &Surface, choices: &Choices) -> Vec<Rule> {
     let (group, clusters, machines) = (
         surface.group.as_str(),
         surface.clusters.as_str(),
@@ -69,6 +69,11 @@ fn rules(package: &Package, surface: &Surface) -> Vec<Rule> {
     for kind in &surface.children {
         all.push(rule(kind.group, [kind.plural], RAISED));
     }
+    if choices.extras {
+        for kind in &surface.extras {
+            all.push(rule(kind.group, [kind.plural], &["deletecollection"]));
+        }
+    }
     all
 }
 
@@ -87,7 +92,7 @@ fn reviews() -> [Rule; 2] {
 /// Roles and their bindings. For chosen namespaces, Roles only.
 pub(super) fn objects(package: &Package, surface: &Surface, choices: &Choices) -> Vec<Value> {
     let mut all = Vec::new();
-    let rules = rules(package, surface);
+    let rules = rules(package, surface, choices);
     if choices.namespaces.is_empty() {
         let name = package.cluster_wide("manager");
         let rules: Vec<_> = rules.iter().chain(&reviews()).map(written).collect();
@@ -99,6 +104,14 @@ pub(super) fn objects(package: &Package, surface: &Surface, choices: &Choices) -
             let scope = Scope::Namespace(namespace);
             all.extend(granted(package, &scope, &name, &rules));
         }
+    }
+    let on_platform: Vec<_> = surface.platform.iter().map(|rule| json!(rule)).collect();
+    for namespace in choices.platform.iter().filter(|_| !on_platform.is_empty()) {
+        let (scope, name) = match namespace.as_str() {
+            "" => (Scope::Cluster, package.cluster_wide("platform")),
+            one => (Scope::Namespace(one), package.namespaced("platform")),
+        };
+        all.extend(granted(package, &scope, &name, &on_platform));
     }
     let lease = rule(
         "coordination.k8s.io",

@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
 
 use super::children::{Nursery, Parent, dynamic_address, owner_reference};
+use super::extras;
 use super::keeper::Keeper;
 use super::world::{Key, Role, Topic};
 use crate::engine::{
@@ -49,6 +50,33 @@ impl<T: InfraCluster, M: Resource + Send + Sync + 'static> Clusters<T, M> {
         let name = gate::owner_cluster(meta).or_else(|| gate::cluster_name(meta))?;
         let name = ObjectName::new(key.name.namespace.clone(), name);
         self.nursery.world.cluster(&key, &name)
+    }
+
+    async fn delete_extras(&self, object: &<T as InfraCluster>::Kind) -> Result<(), Failure> {
+        let meta = object.meta();
+        let cluster = gate::owner_cluster(meta).or_else(|| gate::cluster_name(meta));
+        let (Some(extras), Some(cluster)) = (T::EXTRAS, cluster) else {
+            return Ok(());
+        };
+        let namespace = meta.namespace.clone().unwrap_or_default();
+        let cluster = ObjectName::new(namespace, cluster);
+        let refused = extras::delete(&self.nursery.client, &extras, &cluster).await?;
+        if !refused.is_empty() {
+            let message = format!(
+                "this program may not delete {}: those that bear the label {}={} are left; delete \
+                 them, or install with `manifests --extra-resources`",
+                refused.join(", "),
+                extras.label.0,
+                extras.label.1
+            );
+            let news = News {
+                warning: true,
+                reason: "ExtraResourcesLeft",
+                message: &message,
+            };
+            self.recorder.record(object, news);
+        }
+        Ok(())
     }
 
     /// The owner token: as written, as the ledger's mark remembers it, or a new one.
@@ -239,6 +267,7 @@ where
     async fn release(&self, subject: &Subject<ObjectOf<Self>>) -> Result<(), Failure> {
         let identity = self.identity(subject);
         let cluster = subject.object.as_ref();
+        self.delete_extras(cluster).await?;
         self.keeper.release(cluster, identity.as_ref()).await?;
         self.chosen
             .lock()

@@ -2,6 +2,7 @@
 
 mod children;
 mod cluster;
+mod extras;
 mod keeper;
 mod machine;
 mod node;
