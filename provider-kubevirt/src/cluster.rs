@@ -10,9 +10,9 @@ use std::time::Duration;
 use capi_contract::gate;
 use capi_contract::view::CLUSTER_NAME_LABEL;
 use capi_contract::{
-    ClusterFacts, ClusterScope, Depth, Effect, Endpoint, External, FailureDomain, Health, Identity,
-    InfraCluster, Lookup, Lost, Mark, ObjectName, Plan, Proof, Receipt, Step, Supply, Teardown,
-    Token, Waiting,
+    ChildKind, ClusterFacts, ClusterScope, Depth, Effect, Endpoint, External, Extras,
+    FailureDomain, Health, Identity, InfraCluster, Lookup, Lost, Mark, ObjectName, Plan, Proof,
+    Receipt, Step, Supply, Teardown, Token, Waiting,
 };
 use kube::{Resource, ResourceExt};
 use serde::{Deserialize, Serialize};
@@ -213,7 +213,12 @@ fn claim_of(
 ) -> Option<ClusterClaim> {
     let mark = match mark_in(&found.metadata) {
         Some(mark) => {
-            let is_owner = owner.is_none_or(|owner| *owner == mark.owner);
+            // What was taken over is known by its uid; its mark may be older than the owner token.
+            let is_adopted = match &mark.proof {
+                Proof::Adopted { id } => found.uid().as_ref() == Some(id),
+                Proof::Made { .. } => false,
+            };
+            let is_owner = is_adopted || owner.is_none_or(|owner| *owner == mark.owner);
             (mark.object == *name && is_owner).then_some(mark)?
         }
         None => {
@@ -461,6 +466,24 @@ impl External for Clusters {
     }
 }
 
+/// What the Go provider deletes with a cluster: the parts of a cloud controller manager.
+const EXTRA_KINDS: &[ChildKind] = &[
+    extra("", "ConfigMap", "configmaps"),
+    extra("", "ServiceAccount", "serviceaccounts"),
+    extra("apps", "Deployment", "deployments"),
+    extra("rbac.authorization.k8s.io", "Role", "roles"),
+    extra("rbac.authorization.k8s.io", "RoleBinding", "rolebindings"),
+];
+
+const fn extra(group: &'static str, kind: &'static str, plural: &'static str) -> ChildKind {
+    ChildKind {
+        group,
+        version: "v1",
+        kind,
+        plural,
+    }
+}
+
 fn unlisted(claim: &ClusterClaim) -> Waiting {
     let message = format!(
         "the watch does not show Service {}/{} as it should be",
@@ -483,6 +506,10 @@ fn going(service: &ServiceView) -> Waiting {
 impl InfraCluster for Clusters {
     const CONDITION: &'static str = "LoadBalancerAvailable";
     const FINALIZER: &'static str = CLUSTER_FINALIZER;
+    const EXTRAS: Option<Extras> = Some(Extras {
+        label: ("capk.cluster.x-k8s.io/template-kind", "extra-resource"),
+        kinds: EXTRA_KINDS,
+    });
 
     type Kind = KubevirtCluster;
     type Status = ClusterStatus;

@@ -5,20 +5,27 @@
 //!
 //! | module | what it holds |
 //! |---|---|
+//! | [`admission`] | rules for webhooks |
 //! | [`api`] | the custom resources and their definitions |
+//! | [`doctor`] | whether an infra cluster can be used |
 //! | [`infra`] | the client for the infra cluster, views of KubeVirt's kinds, the watch cache |
 //! | [`session`] | a connected client, and what its users share |
 //! | [`connect`] | from credentials to a session |
 //! | [`vm`] | the VirtualMachine that a machine asks for, pure |
+//! | [`rights`], [`tenant`] | what is done in a namespace, and who may do it |
 //! | [`service`] | the Service in front of a control plane, pure |
 //! | [`cluster`] | KubevirtCluster on the seam |
 //! | [`machine`] | KubevirtMachine on the seam |
 
+pub mod admission;
 pub mod api;
 pub mod cluster;
 pub mod connect;
+pub mod doctor;
 pub mod infra;
 pub mod machine;
+pub mod rights;
 pub mod service;
 pub mod session;
+pub mod tenant;
 pub mod vm;

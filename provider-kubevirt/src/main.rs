@@ -1,15 +1,25 @@
 //! The provider as a program: the library on the engine. What it says here is all that is its own.
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use capi_contract::checkup::Checkup;
-use capi_core::command::{self, BoxError, Program};
-use capi_core::manifests::{Package, Series};
-use clap::Args;
-use provider_kubevirt::api;
+use capi_contract::{Connect as _, Identity};
+use capi_core::command::{self, BoxError, Program, Tool};
+use capi_core::manifests::{Package, Series, Template};
+use capi_core::serve::Webhooks;
+use clap::{Args, FromArgMatches as _};
+use k8s_openapi::api::rbac::v1::PolicyRule;
+use kube::Config;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use provider_kubevirt::admission::{
+    ClusterRules, ClusterTemplateRules, MachineRules, MachineTemplateRules,
+};
 use provider_kubevirt::cluster::Clusters;
 use provider_kubevirt::connect::Connector;
 use provider_kubevirt::machine::Machines;
+use provider_kubevirt::tenant::{self, Tenant};
+use provider_kubevirt::{api, doctor, rights};
 
 /// The release series of CAPK, whose place this provider can take (CTL-02).
 const SERIES: &[Series] = &[
@@ -30,6 +40,50 @@ const SERIES: &[Series] = &[
     },
 ];
 
+/// What `clusterctl generate cluster` finds (CTL-01).
+const TEMPLATES: &[Template] = &[
+    Template {
+        file: "cluster-template-ext-infra.yaml",
+        text: include_str!("../templates/cluster-template-ext-infra.yaml"),
+    },
+    Template {
+        file: "cluster-template-hosted-control-plane.yaml",
+        text: include_str!("../templates/cluster-template-hosted-control-plane.yaml"),
+    },
+    Template {
+        file: "cluster-template-ignition.yaml",
+        text: include_str!("../templates/cluster-template-ignition.yaml"),
+    },
+    Template {
+        file: "cluster-template-kccm.yaml",
+        text: include_str!("../templates/cluster-template-kccm.yaml"),
+    },
+    Template {
+        file: "cluster-template-lb-flatcar.yaml",
+        text: include_str!("../templates/cluster-template-lb-flatcar.yaml"),
+    },
+    Template {
+        file: "cluster-template-lb.yaml",
+        text: include_str!("../templates/cluster-template-lb.yaml"),
+    },
+    Template {
+        file: "cluster-template-persistent-storage.yaml",
+        text: include_str!("../templates/cluster-template-persistent-storage.yaml"),
+    },
+    Template {
+        file: "cluster-template-topology.yaml",
+        text: include_str!("../templates/cluster-template-topology.yaml"),
+    },
+    Template {
+        file: "cluster-template.yaml",
+        text: include_str!("../templates/cluster-template.yaml"),
+    },
+    Template {
+        file: "clusterclass-kubevirt-v1.yaml",
+        text: include_str!("../templates/clusterclass-kubevirt-v1.yaml"),
+    },
+];
+
 struct Kubevirt;
 
 /// Nothing beside the flags of every provider: credentials come from Secrets, or are the provider's
@@ -37,9 +91,75 @@ struct Kubevirt;
 #[derive(Debug, Args)]
 struct RunFlags {}
 
-/// Nothing yet.
+/// Which infra cluster is looked at.
 #[derive(Debug, Args)]
-struct DoctorFlags {}
+struct DoctorFlags {
+    /// Credentials Secret of a cluster, NAMESPACE/NAME; the cluster of --kubeconfig itself if left out.
+    #[arg(long, value_name = "SECRET")]
+    secret: Option<String>,
+    /// Kubeconfig for reading the Secret, or else of the infra cluster.
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+    /// Namespace for the VMs; the kubeconfig's if left out.
+    #[arg(long, value_name = "NAME")]
+    namespace: Option<String>,
+}
+
+/// Makes a tenant of an infra cluster: a namespace, an account with the rights that the provider uses,
+/// and its kubeconfig, printed as the Secret that infraClusterSecretRef names.
+#[derive(Debug, Args)]
+struct TenantFlags {
+    /// Namespace in the infra cluster.
+    namespace: String,
+    /// Kubeconfig of an administrator of the infra cluster; KUBECONFIG and so on if left out.
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+    /// Name of the Secret.
+    #[arg(long, value_name = "NAME", default_value = "infra-kubeconfig")]
+    secret: String,
+    /// How many days the token is good; the infra cluster may give less.
+    #[arg(long, value_name = "DAYS", default_value_t = 365)]
+    days: u32,
+}
+
+async fn configuration(kubeconfig: Option<&Path>) -> Result<Config, BoxError> {
+    let Some(path) = kubeconfig else {
+        return Ok(Config::infer().await?);
+    };
+    let kubeconfig = Kubeconfig::read_from(path)?;
+    Ok(Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?)
+}
+
+async fn make_tenant(flags: TenantFlags) -> Result<String, BoxError> {
+    let config = configuration(flags.kubeconfig.as_deref()).await?;
+    let client = capi_core::client(config.clone())?;
+    let tenant = Tenant {
+        namespace: flags.namespace,
+        secret: flags.secret,
+        days: flags.days,
+    };
+    let secret = tenant::make(&client, &config, &tenant).await?;
+    Ok(serde_saphyr::to_string(&secret)?)
+}
+
+async fn look(flags: DoctorFlags) -> Result<Checkup, BoxError> {
+    let Some(secret) = &flags.secret else {
+        let config = configuration(flags.kubeconfig.as_deref()).await?;
+        let namespace = flags
+            .namespace
+            .unwrap_or_else(|| config.default_namespace.clone());
+        let client = capi_core::client(config)?;
+        return Ok(doctor::examine(&client, &namespace).await);
+    };
+    let credentials = command::credentials(flags.kubeconfig.as_deref(), secret).await?;
+    let (namespace, name) = secret.split_once('/').unwrap_or(("", secret));
+    let identity = Identity::secret(namespace, name);
+    let session = Connector::new()
+        .connect(Some(&identity), Some(&credentials))
+        .await?;
+    let namespace = session.namespace(flags.namespace.as_deref(), "default");
+    Ok(doctor::examine(session.infra().client(), namespace).await)
+}
 
 impl Program for Kubevirt {
     type RunFlags = RunFlags;
@@ -62,7 +182,7 @@ impl Program for Kubevirt {
             definitions: api::crds(),
             takes_addresses: false,
             environment: None,
-            templates: &[],
+            templates: TEMPLATES,
         }
     }
 
@@ -78,8 +198,33 @@ impl Program for Kubevirt {
         Ok(Connector::new())
     }
 
-    async fn doctor(_: DoctorFlags) -> Checkup {
-        Checkup::default()
+    fn webhooks() -> Webhooks {
+        Webhooks::new()
+            .validate(ClusterRules)
+            .validate(ClusterTemplateRules)
+            .validate(MachineRules)
+            .validate(MachineTemplateRules)
+    }
+
+    fn platform_rights() -> Vec<PolicyRule> {
+        rights::rules()
+    }
+
+    fn tools() -> Vec<Tool> {
+        let command = TenantFlags::augment_args(clap::Command::new("tenant"));
+        vec![Tool {
+            command,
+            run: |matches| {
+                Box::pin(async move { make_tenant(TenantFlags::from_arg_matches(&matches)?).await })
+            },
+        }]
+    }
+
+    async fn doctor(flags: DoctorFlags) -> Checkup {
+        match look(flags).await {
+            Ok(checkup) => checkup,
+            Err(error) => doctor::without_credentials(error.as_ref()),
+        }
     }
 }
 

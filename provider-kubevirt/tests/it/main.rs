@@ -4,11 +4,17 @@
     clippy::unwrap_used,
     clippy::panic,
     clippy::print_stdout,
-    reason = "in a test, a panic is the report"
+    clippy::unwrap_in_result,
+    clippy::needless_pass_by_value,
+    reason = "in a test, a panic is the report, and helper functions of tests are tests too"
 )]
 
 mod budget;
+mod cluster;
 mod defects;
 mod machine;
+mod program;
 mod site;
 mod steady;
+mod templates;
+mod tenancy;
