@@ -23,6 +23,8 @@
 //! | `conformance` | the API server of `capi-testkit` against the real kube-apiserver: one table of requests goes to both, and their answers are equal or listed with a reason in `differences.txt` |
 //! | `life` | the Proxmox provider's program under the real Cluster API, with real workload control planes, with the webhooks and rights of its manifests, killed at ten random moments: provisioning, scaling of control plane and workers, replacement of lost machines, a new version, pause, conversion of older manifests, deletion |
 //! | `strict` | objects written for KubeVirt and its image importer decode by their published Go types, without an unknown field |
+//! | `core` | the simulator of Cluster API against the real one: the same day in both, and the same writes to the provider's objects, or listed with a reason in `differences.txt` |
+//! | `topology` | the class that the Proxmox provider ships, under the real topology controller: created, changed, rebased, deleted; infrastructure that somebody else manages |
 //!
 //! # Map
 //!
@@ -33,6 +35,7 @@
 //! | [`process`] | processes of a run, found by a mark in their environment |
 //! | [`certificate`] | the authority of a run, and what it signs |
 //! | [`management`] | etcd, kube-apiserver, kube-controller-manager |
+//! | [`embedded`] | the embedded API server in their place |
 //! | [`manifest`] | release manifests, rewritten for programs outside a cluster |
 //! | [`apply`] | objects of any kind, applied |
 //! | [`manager`] | the managers of Cluster API, each under its own account and rights |
@@ -50,6 +53,7 @@
 pub mod apply;
 pub mod audit;
 pub mod certificate;
+pub mod embedded;
 pub mod failure;
 pub mod ipam;
 pub mod killer;

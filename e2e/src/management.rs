@@ -24,8 +24,9 @@ const FIRST_SERVICE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 96, 0, 1));
 const CONTROLLERS: &str = "garbage-collector-controller,namespace-controller,\
                            serviceaccount-controller,root-ca-certificate-publisher-controller,\
                            clusterrole-aggregation-controller";
-/// Every request with who made it, without bodies; watches are left out, except those of Secrets, which
-/// no provider may open.
+/// Every request with who made it; watches are left out, except those of Secrets, which no provider may
+/// open. What the managers of Cluster API write to infrastructure is there with its content, to be
+/// compared with what their simulator writes; no other content is, since it holds Secrets.
 const AUDIT_POLICY: &str = "\
 apiVersion: audit.k8s.io/v1
 kind: Policy
@@ -36,6 +37,12 @@ rules:
     resources: [{group: \"\", resources: [secrets]}]
   - level: None
     verbs: [watch]
+  - level: Request
+    users:
+      - system:serviceaccount:capi-system:capi-manager
+      - system:serviceaccount:capi-kubeadm-control-plane-system:capi-kubeadm-control-plane-manager
+    verbs: [create, update, patch, delete]
+    resources: [{group: infrastructure.cluster.x-k8s.io}]
   - level: Metadata
 ";
 /// How long a program may take to be ready. Idle it takes three seconds; a busy machine twice that.

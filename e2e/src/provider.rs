@@ -82,6 +82,7 @@ pub struct Program {
     account: String,
     environment: Vec<(String, String)>,
     arguments: Vec<String>,
+    is_often_killed: bool,
 }
 
 // Variables hold credentials.
@@ -117,7 +118,16 @@ impl Program {
             account: account.to_owned(),
             environment: Vec::new(),
             arguments: Vec::new(),
+            is_often_killed: true,
         })
+    }
+
+    /// Keeps the times of leader election that operators have, so that a machine that is busy with
+    /// much else does not cost it the lease. After a kill it waits then until the lease has run out.
+    #[must_use]
+    pub fn seldom_killed(mut self) -> Self {
+        self.is_often_killed = false;
+        self
     }
 
     /// Sets another program file, as of another version.
@@ -132,6 +142,12 @@ impl Program {
     pub fn variable(mut self, name: &str, value: impl Into<String>) -> Self {
         self.environment.push((name.to_owned(), value.into()));
         self
+    }
+
+    /// The program file.
+    #[must_use]
+    pub fn file(&self) -> &Path {
+        &self.path
     }
 
     /// Adds an argument of `run`.
@@ -216,15 +232,20 @@ impl Program {
             format!("--kubeconfig={}", kubeconfig.display()),
             "--leader-elect".to_owned(),
             format!("--leader-elect-namespace={}", self.namespace),
-            // Killed processes do not give the lease back.
-            "--leader-elect-lease-duration=3s".to_owned(),
-            "--leader-elect-renew-deadline=2s".to_owned(),
-            "--leader-elect-retry-period=300ms".to_owned(),
             format!("--health-addr=127.0.0.1:{health}"),
             "--diagnostics-address=0".to_owned(),
             format!("--webhook-port={webhooks}"),
             format!("--webhook-cert-dir={}", site.path("webhooks").display()),
         ];
+        if self.is_often_killed {
+            // Killed processes do not give the lease back.
+            let short = [
+                "--leader-elect-lease-duration=3s",
+                "--leader-elect-renew-deadline=2s",
+                "--leader-elect-retry-period=300ms",
+            ];
+            arguments.extend(short.map(str::to_owned));
+        }
         arguments.extend(self.arguments);
         Ok(Provider {
             management: management.clone(),

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use capi_testkit::crds;
 use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams};
 use kube::core::GroupVersionKind;
 use serde_json::Value;
@@ -59,11 +60,19 @@ const REPORTED: [&str; 8] = [
 pub struct Builder {
     site: Site,
     ports: Ports,
+    managers: bool,
     ipam: bool,
     limit: Duration,
 }
 
 impl Builder {
+    /// Leaves out the managers of Cluster API: its kinds are there, for a simulator to play it.
+    #[must_use]
+    pub fn without_managers(mut self) -> Self {
+        self.managers = false;
+        self
+    }
+
     /// Leaves out the IPAM provider: address claims stay unanswered.
     #[must_use]
     pub fn without_ipam(mut self) -> Self {
@@ -91,7 +100,11 @@ impl Builder {
             limit: self.limit,
             ipam: None,
         };
-        manager::start_all(&world.management).await?;
+        if self.managers {
+            manager::start_all(&world.management).await?;
+        } else {
+            world.apply(crds::cluster_api().to_vec()).await?;
+        }
         if self.ipam {
             let ipam = Ipam::install(&world.management).await?;
             ipam.start()?;
@@ -127,8 +140,19 @@ impl World {
         Builder {
             site: Site::named(name),
             ports,
+            managers: true,
             ipam: true,
             limit: LIMIT,
+        }
+    }
+
+    /// A world around an API server that runs. What runs at its site ends when the world is dropped.
+    #[must_use]
+    pub fn around(management: Management) -> Self {
+        Self {
+            management,
+            limit: LIMIT,
+            ipam: None,
         }
     }
 

@@ -283,7 +283,10 @@ pub(super) async fn sync_metadata(
     let Some(resource) = hub.read(|store| store.resource(kind)) else {
         return Ok(());
     };
-    let mut fields = metadata.value();
+    // Both maps are owned also while they are empty.
+    let mut fields = Map::new();
+    fields.insert("labels".to_owned(), json!(metadata.labels));
+    fields.insert("annotations".to_owned(), json!(metadata.annotations));
     fields.insert("name".to_owned(), json!(object.name()));
     fields.insert("namespace".to_owned(), json!(object.namespace()));
     // An apply with a uid fails where the object is gone, rather than making a new one.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use kube::core::{ApiResource, DynamicObject};
 use kube::{Client, Error as ClientError};
 use parking_lot::Mutex;
@@ -347,7 +347,8 @@ impl Hub {
         }
     }
 
-    /// Asks for the deletion of exactly this object. One that is gone is fine.
+    /// Asks for the deletion of an object by its name alone, as the real controllers do. One that is
+    /// gone is fine.
     ///
     /// # Errors
     ///
@@ -358,15 +359,8 @@ impl Hub {
         }
         let resource = self.watched(kind)?;
         let name = object.key();
-        let params = DeleteParams {
-            preconditions: Some(Preconditions {
-                uid: Some(object.uid().to_owned()),
-                resource_version: None,
-            }),
-            ..DeleteParams::background()
-        };
         let api = self.api(&resource, &name.namespace);
-        let answer = api.delete(&name.name, &params).await;
+        let answer = api.delete(&name.name, &DeleteParams::default()).await;
         // The answer is the object as long as finalizers hold it.
         match answer {
             Ok(answer) => {
@@ -378,8 +372,7 @@ impl Hub {
                 }
                 Ok(())
             }
-            // A conflict says that another object bears the name by now.
-            Err(ClientError::Api(status)) if status.code == 404 || status.code == 409 => Ok(()),
+            Err(ClientError::Api(status)) if status.code == 404 => Ok(()),
             Err(fault) => Err(failed("delete", kind, &name)(fault)),
         }
     }
