@@ -198,6 +198,10 @@ impl Program for Kubevirt {
         Ok(Connector::new())
     }
 
+    fn at_home(connector: Connector, management: &kube::Client) -> Connector {
+        connector.with_own(management.clone())
+    }
+
     fn webhooks() -> Webhooks {
         Webhooks::new()
             .validate(ClusterRules)

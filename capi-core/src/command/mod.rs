@@ -75,6 +75,12 @@ pub trait Program: Send + Sync + 'static {
     /// For settings that cannot be used; `run` ends with the message.
     fn connector(flags: &Self::RunFlags) -> Result<Self::Connector, BoxError>;
 
+    /// Tells what makes sessions how the management cluster is reached, for platforms that may be that
+    /// very cluster.
+    fn at_home(connector: Self::Connector, _management: &kube::Client) -> Self::Connector {
+        connector
+    }
+
     /// The rules that the webhooks serve.
     fn webhooks() -> Webhooks {
         Webhooks::new()

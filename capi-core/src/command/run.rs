@@ -133,6 +133,7 @@ impl<P: Program> Work<P> {
         stop: BoxFuture<'static, ()>,
     ) -> Result<(), CommandError> {
         let connector = P::connector(&self.own).map_err(CommandError::Provider)?;
+        let connector = P::at_home(connector, &self.client);
         let options = Options {
             leadership,
             ..self.options.clone()

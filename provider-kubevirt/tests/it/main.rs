@@ -16,5 +16,7 @@ mod machine;
 mod program;
 mod site;
 mod steady;
+mod sweep;
+mod takeover;
 mod templates;
 mod tenancy;

@@ -25,6 +25,7 @@ use tokio::time::Instant;
 
 pub(crate) const NAMESPACE: &str = "default";
 pub(crate) const MACHINES: &str = "kubevirtmachines.infrastructure.cluster.x-k8s.io";
+pub(crate) const CLUSTERS: &str = "kubevirtclusters.infrastructure.cluster.x-k8s.io";
 pub(crate) const VMS: &str = "virtualmachines.kubevirt.io";
 pub(crate) const INSTANCES: &str = "virtualmachineinstances.kubevirt.io";
 /// When every world begins; the date does not matter, equal runs do.

@@ -1,0 +1,57 @@
+//! The crash sweep over the life of a KubeVirt machine and its cluster, and the proof that it can
+//! fail.
+//!
+//! The default run plays every [`STRIDE`]th scenario, and a full sweep is asked for:
+//! `KUBEVIRT_SWEEP=full cargo test -p provider-kubevirt --test it sweep::whatever -- --nocapture`.
+
+mod life;
+mod weak;
+
+use capi_testkit::sweep::{Family, Sweep};
+use rstest::rstest;
+
+use self::weak::Weakening;
+
+/// A prime, so that it falls on every way in which a call can go wrong.
+const STRIDE: usize = 31;
+
+fn stride() -> usize {
+    match std::env::var("KUBEVIRT_SWEEP") {
+        Ok(wish) if wish == "full" => 1,
+        Ok(wish) => wish.parse().unwrap_or(STRIDE),
+        Err(_) => STRIDE,
+    }
+}
+
+#[test]
+fn whatever_crashes_and_whenever_one_vm_is_kept_and_nothing_is_left() {
+    let sweep = Sweep::new(|| async { life::world(Weakening::None).await });
+    let report = sweep.stride(stride()).threads(2).run();
+    println!("{report}");
+    assert!(report.is_clean(), "{report}");
+    assert!(
+        report.runs > report.calm_built * 3 * Family::ALL.len() / stride(),
+        "{report}"
+    );
+}
+
+/// Each weakening is met by the family of scenarios that it cannot survive.
+#[rstest]
+#[case(Weakening::NamesAreMarks, Family::Strangers)]
+#[case(Weakening::NoPreconditions, Family::StaleCrashes)]
+#[case(Weakening::CacheProvesAbsence, Family::Crashes)]
+#[case(Weakening::TakenNameIsDone, Family::Strangers)]
+fn a_weakened_provider_is_caught(#[case] weakening: Weakening, #[case] family: Family) {
+    let sweep = Sweep::new(move || async move { life::world(weakening).await });
+    let sweep = sweep.families([family]);
+    let report = sweep.failures_max(1).run();
+    assert!(
+        !report.is_clean(),
+        "{weakening:?} went unnoticed in {} runs",
+        report.runs
+    );
+    println!(
+        "{weakening:?} was caught in run {}: {}",
+        report.runs, report.failures[0].reason
+    );
+}
