@@ -47,12 +47,21 @@ impl Ipam {
     ///
     /// # Errors
     ///
-    /// What the server refuses, and as [`Ipam::with`].
+    /// What the server refuses, and as [`Ipam::installed`].
     pub async fn install(management: &Management) -> Result<Self, Failure> {
         let mut applier = Applier::new(management.client.clone());
         for object in manifests()? {
             applier.apply(object).await?;
         }
+        Self::installed(management).await
+    }
+
+    /// Prepares the process where the manifests are applied already, as by `clusterctl init`.
+    ///
+    /// # Errors
+    ///
+    /// No such service account, and as [`Ipam::with`].
+    pub async fn installed(management: &Management) -> Result<Self, Failure> {
         let token = account_token(&management.client, NAMESPACE, ACCOUNT).await?;
         let kubeconfig = token_kubeconfig(&management.url(), &management.authority, &token);
         Self::with(management.site.clone(), &kubeconfig)

@@ -22,6 +22,7 @@
 //! | `kubectl` | an unmodified `kubectl` against the API server of `capi-testkit` and against the quick start with `--serve`: each command's output and exit code, compared with stored ones |
 //! | `conformance` | the API server of `capi-testkit` against the real kube-apiserver: one table of requests goes to both, and their answers are equal or listed with a reason in `differences.txt` |
 //! | `life` | the Proxmox provider's program under the real Cluster API, with real workload control planes, with the webhooks and rights of its manifests, killed at ten random moments: provisioning, scaling of control plane and workers, replacement of lost machines, a new version, pause, conversion of older manifests, deletion |
+//! | `clusterctl` | an unmodified `clusterctl`: init, generate of every flavor, describe, move to a second management cluster in the middle of provisioning and back, upgrade, delete, with the provider killed ten times |
 //! | `strict` | objects written for KubeVirt and its image importer decode by their published Go types, without an unknown field |
 //! | `core` | the simulator of Cluster API against the real one: the same day in both, and the same writes to the provider's objects, or listed with a reason in `differences.txt` |
 //! | `topology` | the class that the Proxmox provider ships, under the real topology controller: created, changed, rebased, deleted; infrastructure that somebody else manages |
@@ -39,6 +40,7 @@
 //! | [`manifest`] | release manifests, rewritten for programs outside a cluster |
 //! | [`apply`] | objects of any kind, applied |
 //! | [`manager`] | the managers of Cluster API, each under its own account and rights |
+//! | [`clusterctl`] | clusterctl with a local repository |
 //! | [`world`] | all of that together, and a person's hands in it |
 //! | [`provider`] | a provider's program, with its manifests and their rights; killed on the way |
 //! | [`ipam`] | the in-cluster IPAM provider, played by a program with rights of its own |
@@ -53,6 +55,7 @@
 pub mod apply;
 pub mod audit;
 pub mod certificate;
+pub mod clusterctl;
 pub mod embedded;
 pub mod failure;
 pub mod ipam;

@@ -64,11 +64,21 @@ impl Proxmox {
     pub fn program(&self) -> Result<Program, ProviderError> {
         let (token, secret) = self.platform.token();
         let program = Program::built(PROGRAM, NAMESPACE, ACCOUNT)?;
-        Ok(program
-            .variable("PROXMOX_URL", self.server.url())
-            .variable("PROXMOX_TOKEN", token)
-            .variable("PROXMOX_SECRET", secret)
-            .variable("PROXMOX_ROOT_CA", self.server.ca_pem()))
+        let variables = self.variables(&token, &secret).into_iter();
+        Ok(variables.fold(program, |program, (name, value)| {
+            program.variable(name, value)
+        }))
+    }
+
+    /// The variables that tell a provider where this Proxmox VE is, and how to come in with a token.
+    #[must_use]
+    pub fn variables(&self, token: &str, secret: &str) -> [(&'static str, String); 4] {
+        [
+            ("PROXMOX_URL", self.server.url()),
+            ("PROXMOX_TOKEN", token.to_owned()),
+            ("PROXMOX_SECRET", secret.to_owned()),
+            ("PROXMOX_ROOT_CA", self.server.ca_pem().to_owned()),
+        ]
     }
 
     /// Fails unless everything that was made is gone, and nothing was made twice or taken from

@@ -16,7 +16,9 @@ const ON_REQUEST: &str = "builds and runs etcd, kube-apiserver and Cluster API, 
 /// One story: what is played on the runtime, in the world.
 pub type Story<W> = fn(&Runtime, &mut W) -> Result<(), Failure>;
 
-/// Plays the stories, in this order, in a world that the first of them makes. What the world started
+/// Plays the stories, in this order, in a world that the first of them makes. Each goes on where the one
+/// before it stopped, so after one that failed the others are not played: they would wait for what
+/// cannot come. What the world started
 /// ends when it is dropped: after the last story, also if one panicked.
 ///
 /// # Panics
@@ -32,18 +34,28 @@ pub fn play<W: Send + 'static>(
     let asked_for = arguments.include_ignored || arguments.ignored;
     let runtime = Arc::new(Runtime::new().expect("threads and a poller are there"));
     let world: Arc<Mutex<Option<Result<W, Failure>>>> = Arc::default();
+    let stopped: Arc<Mutex<Option<String>>> = Arc::default();
     let trials = stories.iter().map(|(name, story)| {
         let (story, runtime, world) = (*story, Arc::clone(&runtime), Arc::clone(&world));
+        let (own, stopped) = ((*name).to_owned(), Arc::clone(&stopped));
         let runner = move || {
             if !asked_for {
                 return Ok(Completion::ignored_with(ON_REQUEST));
             }
+            // Taken back below, unless the story fails or panics.
+            let mut stopped = stopped.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(earlier) = &*stopped {
+                let why = format!("{earlier} failed, and this goes on from there");
+                return Ok(Completion::ignored_with(why));
+            }
+            *stopped = Some(own.clone());
             // A story that panicked leaves a world that others can still look at.
             let mut world = world.lock().unwrap_or_else(PoisonError::into_inner);
             match world.get_or_insert_with(|| start(&runtime)) {
                 Ok(world) => story(&runtime, world)?,
                 Err(failure) => return Err(failure.to_string().into()),
             }
+            *stopped = None;
             Ok(Completion::Completed)
         };
         // Without the flag `--ignored` would filter them out.

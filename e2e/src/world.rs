@@ -61,6 +61,7 @@ pub struct Builder {
     site: Site,
     ports: Ports,
     managers: bool,
+    cluster_api: bool,
     ipam: bool,
     limit: Duration,
 }
@@ -70,6 +71,15 @@ impl Builder {
     #[must_use]
     pub fn without_managers(mut self) -> Self {
         self.managers = false;
+        self
+    }
+
+    /// Leaves out Cluster API and the IPAM provider, for those who install them by clusterctl:
+    /// [`World::start_managers`] and [`World::start_ipam`] follow then.
+    #[must_use]
+    pub fn bare(mut self) -> Self {
+        self.cluster_api = false;
+        self.ipam = false;
         self
     }
 
@@ -100,9 +110,9 @@ impl Builder {
             limit: self.limit,
             ipam: None,
         };
-        if self.managers {
+        if self.cluster_api && self.managers {
             manager::start_all(&world.management).await?;
-        } else {
+        } else if self.cluster_api {
             world.apply(crds::cluster_api().to_vec()).await?;
         }
         if self.ipam {
@@ -141,6 +151,7 @@ impl World {
             site: Site::named(name),
             ports,
             managers: true,
+            cluster_api: true,
             ipam: true,
             limit: LIMIT,
         }
@@ -154,6 +165,30 @@ impl World {
             limit: LIMIT,
             ipam: None,
         }
+    }
+
+    /// Starts the managers of Cluster API, whose objects are installed already.
+    ///
+    /// # Errors
+    ///
+    /// As [`manager::Manager::start`].
+    pub async fn start_managers(&self) -> Result<(), Failure> {
+        for manager in manager::MANAGERS {
+            manager.start(&self.management).await?;
+        }
+        Ok(())
+    }
+
+    /// Starts the IPAM provider, whose manifests are installed already.
+    ///
+    /// # Errors
+    ///
+    /// As [`Ipam::installed`] and [`Ipam::start`].
+    pub async fn start_ipam(&mut self) -> Result<(), Failure> {
+        let ipam = Ipam::installed(&self.management).await?;
+        ipam.start()?;
+        self.ipam = Some(ipam);
+        Ok(())
     }
 
     /// Applies objects, one after the other.

@@ -158,8 +158,10 @@ struct Source<'a> {
 }
 
 impl Source<'_> {
+    /// A value; one of spaces is none, as in manifests whose variables were left unset.
     fn text(&self, key: &str) -> Option<&str> {
-        self.values.text(key).filter(|text| !text.is_empty())
+        let text = self.values.text(key)?.trim();
+        (!text.is_empty()).then_some(text)
     }
 
     fn required(&self, key: &'static str, meaning: &'static str) -> Result<&str, ConnectError> {

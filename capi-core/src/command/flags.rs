@@ -95,7 +95,7 @@ impl RunFlags {
 pub(super) struct ManifestFlags {
     /// Directory that becomes a clusterctl repository: <provider>/<version>/ with
     /// infrastructure-components.yaml, metadata.yaml and the templates for clusters. Variables such as
-    /// ${NAME:=""} are left in it for clusterctl. Standard output, and no variables, if left out.
+    /// ${NAME:= } are left in it for clusterctl. Standard output, and no variables, if left out.
     #[arg(long, short = 'o', value_name = "DIRECTORY")]
     output: Option<PathBuf>,
     /// Version to release it as, such as v1.2.0: names the directory, the image's tag and the release

@@ -72,7 +72,7 @@ pub struct Environment {
     /// Name of the Secret.
     pub secret: &'static str,
     /// Variables and the keys that fill them. For `clusterctl` the variables are asked for by name
-    /// (CTL-06).
+    /// (CTL-06); one that is not set is a space, which the program has to take for nothing.
     pub variables: &'static [(&'static str, &'static str)],
 }
 
@@ -219,10 +219,12 @@ fn account(package: &Package) -> Value {
     })
 }
 
-/// The Secret with the program's own credentials, as clusterctl's variables.
+/// The Secret with the program's own credentials, as clusterctl's variables. What is not set becomes a
+/// space, since a variable without any default has to be set.
 fn credentials(package: &Package, environment: &Environment) -> Value {
     let data = environment.variables.iter();
-    let data = data.map(|(variable, key)| ((*key).to_owned(), json!(format!("${{{variable}:=}}"))));
+    let data =
+        data.map(|(variable, key)| ((*key).to_owned(), json!(format!("${{{variable}:= }}"))));
     json!({
         "apiVersion": "v1", "kind": "Secret", "type": "Opaque",
         "metadata": {"name": environment.secret, "namespace": package.namespace},
@@ -371,7 +373,7 @@ mod tests {
         let secret = credentials(&package, &package.environment.unwrap());
         let text = yaml(&[secret]).unwrap();
         for value in ["", "12345", "user@rack!token"] {
-            let filled = text.replace("${RACK_TOKEN:=}", value);
+            let filled = text.replace("${RACK_TOKEN:= }", value);
             let read: Value = serde_saphyr::from_str(&filled).unwrap();
             assert_eq!(read["stringData"]["token"], value, "{text}");
         }

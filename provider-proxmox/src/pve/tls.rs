@@ -53,18 +53,39 @@ impl Trust {
         }
     }
 
-    /// Roots of the system and those in `pem`.
+    /// Roots of the system and those in `pem`, which may be on one line with spaces for line ends.
     ///
     /// # Errors
     ///
     /// If `pem` holds anything but certificates.
     pub fn roots(pem: impl Into<Vec<u8>>) -> Result<Self, TrustError> {
-        let pem = pem.into();
+        let pem = unfolded(pem.into());
         if authorities(&pem)?.is_empty() && !pem.trim_ascii().is_empty() {
             return Err(TrustError::Pem);
         }
         Ok(Self::Roots { pem })
     }
+}
+
+/// Gives back the line ends that YAML folds into spaces where a text stands between quotes, as that of
+/// a variable does once clusterctl has filled it in.
+fn unfolded(pem: Vec<u8>) -> Vec<u8> {
+    const DASHES: &str = "-----";
+    let Ok(text) = std::str::from_utf8(&pem) else {
+        return pem;
+    };
+    if text.trim().contains('\n') || !text.contains(DASHES) {
+        return pem;
+    }
+    // Labels and what lies between them take turns.
+    let parts = text.split(DASHES).enumerate().map(|(number, part)| {
+        let lines: Vec<_> = part.split_whitespace().collect();
+        match number % 2 {
+            0 => format!("\n{}\n", lines.join("\n")),
+            _ => format!("{DASHES}{part}{DASHES}"),
+        }
+    });
+    parts.collect::<String>().into_bytes()
 }
 
 fn authorities(pem: &[u8]) -> Result<Vec<reqwest::Certificate>, TrustError> {
@@ -194,6 +215,23 @@ impl ServerCertVerifier for Pinned {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_certificate_may_have_lost_its_line_ends() {
+        let made = || rcgen::generate_simple_self_signed(vec!["pve".to_owned()]).unwrap();
+        let pem = made().cert.pem() + &made().cert.pem();
+        let folded = pem.split_whitespace().collect::<Vec<_>>().join(" ");
+        let count = |text: &str| match Trust::roots(text) {
+            Ok(Trust::Roots { pem }) => authorities(&pem).unwrap().len(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(count(&pem), 2);
+        assert_eq!(count(&folded), 2);
+        assert_eq!(
+            Trust::roots("-----BEGIN CERTIFICATE----- no"),
+            Err(TrustError::Pem)
+        );
+    }
 
     #[test]
     fn a_fingerprint_is_read_with_and_without_colons() {

@@ -1,7 +1,9 @@
 //! What `manifests` writes: stored files, and the rules of clusterctl and of the contract.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+use capi_testkit::substitute::{substitute, variables};
+use provider_proxmox::connect::Settings;
 use rstest::rstest;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -60,8 +62,23 @@ fn ctl_01_a_directory_becomes_a_clusterctl_repository() {
     let components = read("infrastructure-components.yaml");
     let secret = documents(&components);
     let secret = only(&secret, "Secret");
-    assert_eq!(secret["stringData"]["url"], "${PROXMOX_URL:=}");
-    assert!(components.contains("url: \"${PROXMOX_URL:=}\""));
+    assert_eq!(secret["stringData"]["url"], "${PROXMOX_URL:= }");
+    assert!(components.contains("url: \"${PROXMOX_URL:= }\""));
+    // It installs without any of them, and then has no credentials of its own.
+    let known = variables("components", &components).unwrap();
+    assert_eq!(known.len(), 6, "{known:?}");
+    assert!(known.values().all(Option::is_some), "{known:?}");
+    let filled = substitute("components", &components, &BTreeMap::new(), |_| None).unwrap();
+    let filled = documents(&filled.text);
+    let own = only(&filled, "Secret")["stringData"]
+        .as_object()
+        .unwrap()
+        .iter();
+    let own = own.map(|(key, value)| {
+        let variable = format!("PROXMOX_{}", key.to_uppercase());
+        (variable, value.as_str().unwrap().to_owned())
+    });
+    assert!(Settings::of_environment(own).unwrap().is_none());
     assert!(!output("manifests", &[]).contains("${"));
 }
 
