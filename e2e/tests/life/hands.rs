@@ -1,6 +1,7 @@
 //! What the stories look at again and again.
 
 use e2e::failure::Failure;
+use e2e::process;
 use e2e::world::{World, condition};
 use serde_json::Value;
 
@@ -61,6 +62,13 @@ impl Stage {
                 self.proxmox.consoles()
             ))),
         }
+    }
+
+    /// What all programs of the run need.
+    pub(crate) fn memory(&self) -> String {
+        let all = process::list(&self.world.management.site);
+        let sum_kib: u64 = all.iter().map(|one| one.memory_kib).sum();
+        format!("{} processes, {} MiB", all.len(), sum_kib / 1024)
     }
 
     /// The VM of a machine.

@@ -376,6 +376,7 @@ pub(crate) async fn whole(stage: &mut Stage) -> Result<(), Failure> {
     available(stage, WHOLE, 1, 0).await?;
     scale(stage, "KubeadmControlPlane", &control_plane, 3).await?;
     available(stage, WHOLE, 3, 0).await?;
+    println!("{}", stage.memory());
     lost(stage, WHOLE, true).await?;
     available(stage, WHOLE, 3, 0).await?;
     scale(stage, "KubeadmControlPlane", &control_plane, 1).await?;
