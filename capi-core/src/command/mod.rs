@@ -226,7 +226,7 @@ pub async fn run_from<P: Program>(arguments: impl IntoIterator<Item = OsString>)
     let parsed = parse::<P>(&package, arguments);
     let command = match parsed {
         Ok(Line::Common(arguments)) => arguments.command,
-        Ok(Line::Own(tool, matches)) => return use_tool(&tool, matches).await,
+        Ok(Line::Own(own)) => return use_tool(*own).await,
         Err(error) => {
             // Help and version are written to standard output with code 0, mistakes to standard error.
             let code = u8::try_from(error.exit_code()).unwrap_or(2);
@@ -263,7 +263,7 @@ pub async fn run_from<P: Program>(arguments: impl IntoIterator<Item = OsString>)
 /// A command line that was understood.
 enum Line<R: Args, D: Args> {
     Common(Arguments<R, D>),
-    Own(Tool, clap::ArgMatches),
+    Own(Box<(Tool, clap::ArgMatches)>),
 }
 
 fn parse<P: Program>(
@@ -286,10 +286,10 @@ fn parse<P: Program>(
         return Arguments::from_arg_matches(&matches).map(Line::Common);
     };
     let flags = matches.remove_subcommand().map(|(_, flags)| flags);
-    Ok(Line::Own(tool, flags.unwrap_or_default()))
+    Ok(Line::Own(Box::new((tool, flags.unwrap_or_default()))))
 }
 
-async fn use_tool(tool: &Tool, matches: clap::ArgMatches) -> ExitCode {
+async fn use_tool((tool, matches): (Tool, clap::ArgMatches)) -> ExitCode {
     let shown = match (tool.run)(matches).await {
         Ok(text) => print(&text).map_err(BoxError::from),
         Err(error) => Err(error),

@@ -17,7 +17,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use capi_contract::{Connect, External, Hook, InfraCluster, InfraMachine};
+use capi_contract::{ChildKind, Connect, External, Hook, InfraCluster, InfraMachine};
 use kube::Client;
 use parking_lot::Mutex;
 
@@ -193,13 +193,8 @@ where
 
     fn assemble(self, client: Client) -> (Engine<C, IC, IM>, events::Writer) {
         let options = self.options;
-        let mut child_kinds = self.clusters.child_kinds().to_vec();
-        for kind in self.machines.child_kinds() {
-            if !child_kinds.contains(kind) {
-                child_kinds.push(kind.clone());
-            }
-        }
-        let world = Arc::new(World::new(&options.namespaces, &child_kinds));
+        let kinds = child_kinds(&self.clusters, &self.machines);
+        let world = Arc::new(World::new(&options.namespaces, &kinds));
         let sessions = Arc::new(Sessions::new(
             self.connector,
             client.clone(),
@@ -218,16 +213,14 @@ where
             manager: options.manager.clone(),
             watch_filter: options.watch_filter.clone(),
         };
+        let manager = options.manager.clone();
+        let keeper = Keeper::new(client.clone(), manager, IC::SECRET_FINALIZER);
         let clusters = Clusters {
             external: self.clusters,
             nursery: nursery(),
             recorder: recorder.clone(),
             chosen: Mutex::new(HashMap::new()),
-            keeper: Keeper::new(
-                client.clone(),
-                options.manager.clone(),
-                IC::SECRET_FINALIZER,
-            ),
+            keeper,
         };
         let wishes = Arc::new(Wishes::new());
         let machines = Machines {
@@ -269,4 +262,15 @@ where
         };
         (engine, writer)
     }
+}
+
+/// The kinds of children of both, each once.
+fn child_kinds(clusters: &impl InfraCluster, machines: &impl InfraMachine) -> Vec<ChildKind> {
+    let mut all = clusters.child_kinds().to_vec();
+    for kind in machines.child_kinds() {
+        if !all.contains(kind) {
+            all.push(kind.clone());
+        }
+    }
+    all
 }

@@ -72,9 +72,10 @@ impl Unreached {
         match self {
             Unreached::NoSecret(_) | Unreached::NotLeading => "dependency",
             Unreached::NoKubeconfig(_) | Unreached::Dial { .. } => "misconfigured",
-            Unreached::Secret { .. } => "transient",
             Unreached::Request { .. } | Unreached::Watch(_) if self.is_refusal() => "credentials",
-            Unreached::Request { .. } | Unreached::Watch(_) => "transient",
+            Unreached::Secret { .. } | Unreached::Request { .. } | Unreached::Watch(_) => {
+                "transient"
+            }
         }
     }
 }
