@@ -24,6 +24,7 @@
 //! | `life` | the Proxmox provider's program under the real Cluster API, with real workload control planes, with the webhooks and rights of its manifests, killed at ten random moments: provisioning, scaling of control plane and workers, replacement of lost machines, a new version, pause, conversion of older manifests, deletion |
 //! | `clusterctl` | an unmodified `clusterctl`: init, generate of every flavor, describe, move to a second management cluster in the middle of provisioning and back, upgrade, delete, with the provider killed ten times |
 //! | `strict` | objects written for KubeVirt and its image importer decode by their published Go types, without an unknown field |
+//! | `requests` | what a hundred machines cost a real API server, counted from its audit log, beside the Go provider's figures; with the binary of a release, a day under the rights of its manifests |
 //! | `core` | the simulator of Cluster API against the real one: the same day in both, and the same writes to the provider's objects, or listed with a reason in `differences.txt` |
 //! | `topology` | the class that the Proxmox provider ships, under the real topology controller: created, changed, rebased, deleted; infrastructure that somebody else manages |
 //!
