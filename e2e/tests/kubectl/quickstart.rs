@@ -1,14 +1,16 @@
 //! The quick start as somebody starts it who wants to try `kubectl`: a process that stays up.
 
 use std::{
-    env,
+    env, fs,
     io::{BufRead, BufReader},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::mpsc::{self, Receiver},
     thread,
     time::{Duration, Instant},
 };
+
+use serde_json::{Value, json};
 
 /// Time until everything runs; 20 seconds on an idle machine.
 const UP_MAX: Duration = Duration::from_secs(240);
@@ -19,18 +21,21 @@ const LOOK: Duration = Duration::from_millis(20);
 /// How the line with the kubeconfig begins.
 const KUBECONFIG: &str = "kubeconfig: ";
 
+/// Name of the kubeconfig of the infra cluster, beside the other, and of its context.
+const INFRA: &str = "infra";
+
 /// A running quick start.
 pub(crate) struct QuickStart {
     child: Child,
     /// The kubeconfig that it wrote.
-    pub(crate) kubeconfig: PathBuf,
+    kubeconfig: PathBuf,
 }
 
 impl QuickStart {
-    /// Builds and starts it, and waits until everything runs.
-    pub(crate) fn start() -> Self {
+    /// Builds and starts it with the provider for this platform, and waits until everything runs.
+    pub(crate) fn start(provider: &str) -> Self {
         let mut child = Command::new(build())
-            .args(["--serve", "--plain"])
+            .args(["--serve", "--plain", "--provider", provider])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
@@ -52,6 +57,35 @@ impl QuickStart {
             said.join("\n")
         );
     }
+}
+
+impl QuickStart {
+    /// Its kubeconfig; the infra cluster, where there is one, is the context `infra`.
+    pub(crate) fn kubeconfig(&self) -> String {
+        let mut all = read(&self.kubeconfig);
+        let infra = self.kubeconfig.with_file_name(INFRA);
+        if infra.exists() {
+            let mut infra = read(&infra);
+            let context = &mut infra["contexts"][0];
+            context["name"] = json!(INFRA);
+            context["context"]["cluster"] = json!(INFRA);
+            context["context"]["user"] = json!(INFRA);
+            infra["clusters"][0]["name"] = json!(INFRA);
+            infra["users"][0]["name"] = json!(INFRA);
+            for part in ["contexts", "clusters", "users"] {
+                let more = infra[part][0].take();
+                let list = all[part].as_array_mut();
+                list.expect("a kubeconfig has lists").push(more);
+            }
+        }
+        all.to_string()
+    }
+}
+
+/// What it writes is JSON, which is YAML too.
+fn read(path: &Path) -> Value {
+    let text = fs::read_to_string(path).expect("the quick start wrote it");
+    serde_json::from_str(&text).expect("it writes JSON")
 }
 
 impl Drop for QuickStart {

@@ -1,11 +1,9 @@
 //! What the user of a transcript finds: a management cluster with the kinds of Cluster API and of the
 //! Proxmox VE provider, the objects of `state/`, and nobody who acts on them, so that all that happens
-//! is what is typed. The transcript `quickstart` finds the quick start instead, where everybody acts.
+//! is what is typed. The transcripts `quickstart...` find the quick start instead, where everybody
+//! acts.
 
-use std::{
-    fs,
-    net::{Ipv4Addr, SocketAddr},
-};
+use std::net::{Ipv4Addr, SocketAddr};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
@@ -46,11 +44,15 @@ enum Running {
 impl World {
     /// A server for the transcript of this name.
     pub(crate) fn start(transcript: &str) -> Self {
-        if transcript == "quickstart" {
-            let quickstart = QuickStart::start();
-            let kubeconfig = fs::read_to_string(&quickstart.kubeconfig);
+        let provider = match transcript {
+            "quickstart" => Some("proxmox"),
+            "quickstart-kubevirt" => Some("kubevirt"),
+            _ => None,
+        };
+        if let Some(provider) = provider {
+            let quickstart = QuickStart::start(provider);
             return Self {
-                kubeconfig: kubeconfig.expect("the quick start wrote it"),
+                kubeconfig: quickstart.kubeconfig(),
                 running: Running::QuickStart(quickstart),
             };
         }
