@@ -107,7 +107,7 @@ fn start(runtime: &Runtime) -> Result<Stage, Failure> {
         let guests = Guests::new(Workloads::new());
         let mut delays = Delays::realistic();
         delays.clone = CLONE;
-        let proxmox = Proxmox::with(guests, 1.0, delays).await?;
+        let proxmox = Proxmox::serve(Proxmox::builder().delays(delays).guests(guests)).await?;
         let (token, secret) = TARGET_TOKEN;
         proxmox
             .platform
