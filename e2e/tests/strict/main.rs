@@ -3,10 +3,12 @@
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
+    clippy::print_stdout,
     reason = "helper functions of tests are tests too"
 )]
 
-use std::process::ExitCode;
+use std::collections::BTreeMap;
+use std::process::{Command, ExitCode};
 
 use e2e::strict::{StrictError, check};
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
@@ -40,6 +42,35 @@ fn main() -> ExitCode {
         Trial::ignorable_test(name, runner).with_ignored_flag(asked_for)
     });
     libtest_mimic::run(&arguments, trials.into()).exit_code()
+}
+
+/// Every object that the tests of the KubeVirt provider write into infra clusters.
+fn what_the_provider_writes() -> Result<(), Failed> {
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("objects");
+    let output = Command::new(env!("CARGO"))
+        .args(["test", "-p", "provider-kubevirt", "--test", "it"])
+        .env("KUBEVIRT_OBJECTS", &path)
+        .output()?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stdout);
+        return Err(format!("the provider's tests fail:\n{said}").into());
+    }
+    let text = std::fs::read_to_string(path)?;
+    let mut objects = Vec::new();
+    let mut kinds: BTreeMap<String, usize> = BTreeMap::new();
+    for line in text.lines() {
+        let object: Value = serde_json::from_str(line)?;
+        let kind = object["kind"].as_str().unwrap_or_default().to_owned();
+        *kinds.entry(kind).or_default() += 1;
+        objects.push(object);
+    }
+    for expected in ["VirtualMachine", "Secret", "Service"] {
+        assert!(kinds.contains_key(expected), "no {expected}: {kinds:?}");
+    }
+    check(&objects)?;
+    println!("decoded by the published types: {kinds:?}");
+    Ok(())
 }
 
 fn machine(interface: &Value) -> Value {

@@ -14,6 +14,7 @@ mod cluster;
 mod defects;
 mod machine;
 mod program;
+mod record;
 mod site;
 mod steady;
 mod sweep;

@@ -23,6 +23,8 @@ use provider_kubevirt::session::Session;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use crate::record::recorded;
+
 pub(crate) const NAMESPACE: &str = "default";
 pub(crate) const MACHINES: &str = "kubevirtmachines.infrastructure.cluster.x-k8s.io";
 pub(crate) const CLUSTERS: &str = "kubevirtclusters.infrastructure.cluster.x-k8s.io";
@@ -95,7 +97,7 @@ impl Site {
             clock: self.clock.clone(),
             ..Options::default()
         };
-        Provider::new(Connector::new().through(move |_| infra.clone()))
+        Provider::new(Connector::new().through(move |_| recorded(infra.clone())))
             .cluster(Clusters)
             .machine(machines)
             .options(options)

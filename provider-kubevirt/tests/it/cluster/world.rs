@@ -20,6 +20,8 @@ use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
+use crate::record::recorded;
+
 pub(crate) const PROVIDER: &str = "provider";
 pub(crate) const NS: &str = "default";
 const INFRA: &str = "infrastructure.cluster.x-k8s.io/v1alpha1";
@@ -87,7 +89,7 @@ impl World {
         management: Client,
         infra: Client,
     ) -> impl Future<Output = ()> + Send + 'static {
-        let provider = Provider::new(Connector::new().through(move |_| infra.clone()))
+        let provider = Provider::new(Connector::new().through(move |_| recorded(infra.clone())))
             .cluster(Clusters)
             .machine(Machines)
             .options(Options {
