@@ -29,9 +29,10 @@ pub const LEDGER_ANNOTATION: &str = "capi-rs.dev/ledger";
 pub const OWNER_ANNOTATION: &str = "capi-rs.dev/owner";
 
 /// The annotation by which a person gives up what was made for an object that is being deleted, where
-/// the backend is gone for good; the value says why. While the backend cannot be looked at, the
-/// finalizer is released then, and what may be left is named in a warning. A backend that answers is
-/// cleaned up as ever.
+/// the backend is gone for good. The value is the object's own name, and, after a colon, why: an
+/// annotation that came from a template names no object. Once the backend could not be looked at for a
+/// minute, the finalizer is released, and what may be left is named in a warning. A backend that
+/// answers is cleaned up as ever.
 pub const ABANDON_ANNOTATION: &str = "capi-rs.dev/abandon";
 
 /// Format of the ledger, raised when an older engine could not read it.

@@ -160,6 +160,7 @@ mod tests {
 
     use super::*;
 
+    #[expect(clippy::needless_pass_by_value, reason = "json! makes values")]
     fn of<K: DeserializeOwned>(kind: &str, metadata: Value, spec: Value) -> K {
         serde_json::from_value(json!({
             "apiVersion": "infrastructure.cluster.x-k8s.io/v1alpha1", "kind": kind,

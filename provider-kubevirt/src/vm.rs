@@ -335,6 +335,7 @@ fn place(instance: &mut Map<String, Value>, node_labels: &BTreeMap<String, Strin
 mod tests {
     use super::*;
 
+    #[expect(clippy::needless_pass_by_value, reason = "json! makes values")]
     fn machine(spec: Value) -> KubevirtMachine {
         let mut machine = KubevirtMachine::default();
         machine.metadata.name = Some("m-0".into());

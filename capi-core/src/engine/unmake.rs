@@ -16,6 +16,20 @@ use super::kind::{Kind, Leave, News, SessionOf};
 use super::make::Course;
 use super::outcome::{Failure, Notice, Outcome, Stop};
 
+/// How long a backend must not have answered before it is given up, whatever a person said: longer
+/// than the restart of an API server or a network's failover.
+const BLIND_FOR: Duration = Duration::from_secs(60);
+
+/// Why a person gives an object up: what stands behind its name. Another's name, or none, means
+/// nothing: a template spreads its annotations over all objects that are made from it.
+fn reason_of<'a>(word: &'a str, name: &str) -> Option<&'a str> {
+    let rest = word.trim().strip_prefix(name)?.trim_start();
+    match rest.strip_prefix(':') {
+        Some(why) => Some(why.trim()),
+        None => rest.is_empty().then_some("no reason given"),
+    }
+}
+
 impl<K: Kind, C: Connect<Session = SessionOf<K>>> Pass<'_, K, C> {
     /// One pass over an object that is being deleted.
     pub(super) async fn leave(&mut self) -> Result<Outcome, Stop> {
@@ -41,11 +55,17 @@ impl<K: Kind, C: Connect<Session = SessionOf<K>>> Pass<'_, K, C> {
         }
     }
 
-    /// Leaves what was made to itself, if a person has said so and it cannot be looked at.
+    /// Leaves what was made to itself, if a person has said so of this object and it cannot be looked
+    /// at for longer than an outage lasts.
     async fn abandon(&mut self, failure: Failure) -> Result<Outcome, Stop> {
         let annotations = self.subject.object.annotations();
+        let word = annotations.get(ABANDON_ANNOTATION);
         let is_blind = ["Connect", "Recover", "Observe"].contains(&failure.call.as_ref());
-        let (Some(why), true) = (annotations.get(ABANDON_ANNOTATION), is_blind) else {
+        let now = self.driver.options.clock.monotonic();
+        let since = self.visit.failing_since;
+        let is_lasting = since.is_some_and(|since| now >= since + BLIND_FOR);
+        let why = word.and_then(|word| reason_of(word, &self.name.name));
+        let (Some(why), true, true) = (why, is_blind, is_lasting) else {
             return Err(failure.into());
         };
         let message = format!(
@@ -174,5 +194,27 @@ impl<K: Kind, C: Connect<Session = SessionOf<K>>> Pass<'_, K, C> {
         self.drop_finalizer().await?;
         kind.announce(&self.subject.object, news);
         Ok(Outcome::Released)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_objects_own_name_gives_it_up() {
+        let table = [
+            ("m: the rack burned", Some("the rack burned")),
+            ("m", Some("no reason given")),
+            (" m : flooded ", Some("flooded")),
+            ("the rack burned", None),
+            ("true", None),
+            ("m-0: another's", None),
+            ("mm", None),
+            ("", None),
+        ];
+        for (word, why) in table {
+            assert_eq!(reason_of(word, "m"), why, "{word:?}");
+        }
     }
 }

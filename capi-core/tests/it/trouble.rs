@@ -287,6 +287,23 @@ async fn co_10_a_short_outage_is_not_shown_and_a_long_one_is_unknown() {
     world.until_ready_says("m", "Ready").await;
 }
 
+/// A short outage is no reason to give anything up, whatever was said before.
+#[tokio::test(start_paused = true)]
+async fn a_word_given_in_advance_does_not_turn_an_outage_into_a_leak() {
+    let world = World::with_machine(Duration::ZERO).await;
+    world.until_provisioned("m").await;
+    let word = json!({"metadata": {"annotations": {"capi-rs.dev/abandon": "m: in advance"}}});
+    world.patch("FarmMachine", "m", word).await;
+    for _ in 0..3 {
+        let gone = || FarmError::new(Class::Transient, "no route to host");
+        world.farm.refuse("list", gone());
+        world.farm.refuse("look", gone());
+    }
+    world.delete("FarmMachine", "m").await;
+    world.until_gone("m").await;
+    assert!(world.farm.vms().is_empty(), "leaked");
+}
+
 /// A backend that is gone for good is given up by a person's word, never by itself.
 #[tokio::test(start_paused = true)]
 async fn a_machine_of_a_lost_backend_is_given_up_only_by_annotation() {
@@ -300,9 +317,16 @@ async fn a_machine_of_a_lost_backend_is_given_up_only_by_annotation() {
     world.delete("FarmMachine", "m").await;
     seconds(600).await;
     assert!(world.machine("m").is_some(), "given up by itself");
-    let word =
-        json!({"metadata": {"annotations": {"capi-rs.dev/abandon": "the site burned down"}}});
-    world.patch("FarmMachine", "m", word).await;
+    let word = |text: &str| json!({"metadata": {"annotations": {"capi-rs.dev/abandon": text}}});
+    // As a template spreads it.
+    world
+        .patch("FarmMachine", "m", word("the site burned down"))
+        .await;
+    seconds(600).await;
+    assert!(world.machine("m").is_some(), "given up without its name");
+    world
+        .patch("FarmMachine", "m", word("m: the site burned down"))
+        .await;
     world.until_gone("m").await;
     let events = world.server.objects("events");
     let warned = events.iter().any(|event| {

@@ -52,7 +52,8 @@ enum Player {
     Simulator {
         record: Record,
         _core: JoinSet<()>,
-        _embedded: Embedded,
+        // The larger of the two by far.
+        _embedded: Box<Embedded>,
     },
 }
 
@@ -87,7 +88,7 @@ impl Side {
         let player = Player::Simulator {
             record,
             _core: tasks,
-            _embedded: embedded,
+            _embedded: Box::new(embedded),
         };
         Self::of(world, player).await
     }

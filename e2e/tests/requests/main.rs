@@ -295,7 +295,7 @@ fn rights(runtime: &Runtime, stage: &mut Stage) -> Result<(), Failure> {
     let ipam = world
         .ipam
         .as_ref()
-        .map_or(Ok(Vec::new()), |ipam| ipam.requests())?;
+        .map_or(Ok(Vec::new()), e2e::ipam::Ipam::requests)?;
     assert!(ipam.len() > MACHINES, "only {} requests", ipam.len());
     let wrong = audit::wrong(&ipam);
     assert!(wrong.is_empty(), "{wrong:?}");

@@ -24,11 +24,15 @@ type Case = fn() -> Result<(), Failed>;
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     let asked_for = arguments.include_ignored || arguments.ignored;
-    let table: [(&str, Case); 2] = [
+    let table: [(&str, Case); 3] = [
         ("what_the_types_know_passes", what_is_known_passes),
         (
             "what_the_types_do_not_know_is_named",
             what_is_unknown_is_named,
+        ),
+        (
+            "what_the_provider_writes_is_known",
+            what_the_provider_writes,
         ),
     ];
     let trials = table.map(|(name, test)| {

@@ -80,10 +80,9 @@ impl Classify for InfraError {
             _ => return Class::Transient,
         };
         match status.code {
-            401 => Class::Credentials,
             403 if status.message.contains("exceeded quota") => Class::RetryAfter(QUOTA_RECHECK),
             403 if status.message.contains("admission webhook") => Class::Misconfigured,
-            403 => Class::Credentials,
+            401 | 403 => Class::Credentials,
             404 => Class::RetryAfter(MISSING_RECHECK),
             409 => Class::Conflict,
             400 | 405 | 413 | 422 => Class::Misconfigured,

@@ -325,8 +325,9 @@ impl Look<'_> {
     fn remain(&self, kind: RemainKind, meta: &ObjectMeta) -> Option<Remain> {
         let owners = || meta.owner_references.iter().flatten();
         let is_owned = owners().any(|owner| match kind {
-            RemainKind::Instance | RemainKind::Secret => owner.kind == "VirtualMachine",
-            RemainKind::Volume => owner.kind == "VirtualMachine",
+            RemainKind::Instance | RemainKind::Secret | RemainKind::Volume => {
+                owner.kind == "VirtualMachine"
+            }
             RemainKind::Claim => matches!(owner.kind.as_str(), "DataVolume" | "VirtualMachine"),
         });
         let is_ours = match (&self.claim.mark.proof, kind) {

@@ -13,11 +13,13 @@ fn spec(value: Value) -> KubevirtClusterSpec {
     serde_json::from_value(value).unwrap()
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "json! makes values")]
 fn template(spec: Value) -> KubevirtClusterSpec {
     self::spec(json!({"controlPlaneServiceTemplate": {"spec": spec}}))
 }
 
 /// The Service as a server keeps it: with addresses, node ports and defaults.
+#[expect(clippy::needless_pass_by_value, reason = "json! makes values")]
 fn served(manifest: &Value, extra: Value) -> ServiceView {
     let mut service = manifest.clone();
     service["spec"]["sessionAffinity"] = "None".into();
@@ -48,6 +50,7 @@ fn json_merge(into: &mut Value, from: &Value) {
     }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "json! makes values")]
 fn ingress(list: Value) -> Value {
     json!({"status": {"loadBalancer": {"ingress": list}}})
 }

@@ -93,13 +93,8 @@ fn stored(name: &str, mut infra: Value, state: State) -> Value {
     infra
 }
 
-#[tokio::test(start_paused = true)]
-async fn fifty_machines_of_the_go_provider_are_taken_over_as_they_are() {
-    let site = Site::usual().await;
-    let mut cluster = crate::site::cluster();
-    cluster["metadata"] = json!({"finalizers": [CLUSTER_FINALIZER]});
-    let fleet = Fleet::create_like(&site, cluster).await;
-    site.play();
+/// Makes what the Go provider left behind: machines in all its states, with their VMs and Secrets.
+async fn populate(site: &Site, fleet: &Fleet) -> BTreeMap<String, State> {
     let go = site.infra.client("capk");
     let mut states = BTreeMap::new();
     for n in 0..COUNT {
@@ -127,6 +122,17 @@ async fn fifty_machines_of_the_go_provider_are_taken_over_as_they_are() {
         }
         states.insert(name, state);
     }
+    states
+}
+
+#[tokio::test(start_paused = true)]
+async fn fifty_machines_of_the_go_provider_are_taken_over_as_they_are() {
+    let site = Site::usual().await;
+    let mut cluster = crate::site::cluster();
+    cluster["metadata"] = json!({"finalizers": [CLUSTER_FINALIZER]});
+    let fleet = Fleet::create_like(&site, cluster).await;
+    site.play();
+    let states = populate(&site, &fleet).await;
     // The VMs run, the imports go on.
     tokio::time::sleep(Duration::from_secs(20)).await;
     let uids = |site: &Site| -> BTreeMap<String, Value> {

@@ -452,7 +452,7 @@ async fn capk_defect_4_what_is_gone_for_good_is_given_up_by_annotation() {
     world.delete_cluster().await;
     seconds(600).await;
     assert!(world.cluster().is_some());
-    let annotations = json!({"capi-rs.dev/abandon": "the rack burned"});
+    let annotations = json!({"capi-rs.dev/abandon": "c: the rack burned"});
     world
         .patch(json!({"metadata": {"annotations": annotations}}))
         .await;

@@ -42,7 +42,7 @@ pub(super) async fn provide(site: &Site, weakening: Weakening, client: Client, i
             site.provide(client, infra, Machines).await;
         }
         Weakening::NamesAreMarks | Weakening::CacheProvesAbsence | Weakening::TakenNameIsDone => {
-            site.provide(client, infra, weak).await
+            site.provide(client, infra, weak).await;
         }
     }
 }
