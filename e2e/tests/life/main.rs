@@ -89,6 +89,10 @@ fn main() -> ExitCode {
             ("a_lost_worker_is_replaced", |runtime, stage| {
                 runtime.block_on(phases::lost_worker(stage))
             }),
+            (
+                "a_resource_set_reaches_the_clusters_it_chooses",
+                |runtime, stage| runtime.block_on(phases::resources(stage)),
+            ),
             ("control_planes_go_from_1_to_3_to_1", |runtime, stage| {
                 runtime.block_on(phases::control_planes(stage))
             }),

@@ -180,6 +180,48 @@ pub(crate) async fn lost_worker(stage: &mut Stage) -> Result<(), Failure> {
     available(stage, DEMO, 1, 1).await
 }
 
+/// A ClusterResourceSet reaches the clusters that its labels choose, through the endpoint and with the
+/// certificates that the provider's machines gave them, and no other.
+pub(crate) async fn resources(stage: &mut Stage) -> Result<(), Failure> {
+    const RESOURCE: &str = "calico";
+    let world = &stage.world;
+    let content = "apiVersion: v1\nkind: ConfigMap\n\
+                   metadata: {name: calico, namespace: kube-system}\ndata: {is: there}\n";
+    world
+        .apply(vec![
+            json!({"apiVersion": "v1", "kind": "ConfigMap",
+                "metadata": {"name": RESOURCE, "namespace": "default"},
+                "data": {"calico.yaml": content}}),
+            json!({"apiVersion": "addons.cluster.x-k8s.io/v1beta2", "kind": "ClusterResourceSet",
+            "metadata": {"name": RESOURCE, "namespace": "default"},
+            "spec": {
+                "strategy": "ApplyOnce",
+                "clusterSelector": {"matchLabels": {"cni": "calico"}},
+                "resources": [{"kind": "ConfigMap", "name": RESOURCE}],
+            }}),
+        ])
+        .await?;
+    let label = json!({"metadata": {"labels": {"cni": "calico"}}});
+    world.patch("Cluster", DEMO, label).await?;
+    let endpoint = Endpoint::new(format!("{NETWORK}.5"), 6443);
+    let client = stage.machines.client(&endpoint);
+    let client = client.ok_or_else(|| Failure::new("the workload cluster is not there"))?;
+    let there = Api::<v1::ConfigMap>::namespaced(client, "kube-system");
+    stage
+        .until("the labelled cluster has its network", async || {
+            let found = there.get_opt(RESOURCE).await.ok()??;
+            Some(found.data?.get("is")? == "there")
+        })
+        .await?;
+    let binding = "ClusterResourceSetBinding.v1beta2.addons.cluster.x-k8s.io";
+    let bound = world.get(binding, DEMO).await.unwrap_or_default();
+    let applied = &bound["spec"]["bindings"][0]["resources"][0]["applied"];
+    assert_eq!(*applied, true, "{bound:#}");
+    let other = world.get(binding, WHOLE).await;
+    assert!(other.is_none(), "{other:#?}");
+    Ok(())
+}
+
 /// Destroys the VM of a machine and waits until the machine is gone.
 pub(crate) async fn lost(
     stage: &Stage,
