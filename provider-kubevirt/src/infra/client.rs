@@ -118,7 +118,7 @@ impl Infra {
         }
     }
 
-    /// The objects that bear these labels, at most [`FOUND_MAX`] of them.
+    /// The objects that bear these labels, at most `FOUND_MAX` of them.
     ///
     /// # Errors
     ///
