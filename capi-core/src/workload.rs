@@ -27,7 +27,11 @@ type Dialler = dyn Fn(Vec<u8>) -> BoxFuture<'static, Result<Client, DialError>> 
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DialError {
-    /// It is not a kubeconfig, or names what it does not hold.
+    /// It is not a kubeconfig. What the parser says is left out: it repeats parts of the text, which is
+    /// secret.
+    #[error("the kubeconfig is not YAML of kind Config")]
+    Malformed,
+    /// It names what it does not hold.
     #[error("read the kubeconfig")]
     Kubeconfig(#[from] KubeconfigError),
     /// It asks to run a program or to read a file.
@@ -69,11 +73,8 @@ impl fmt::Debug for Dial {
 }
 
 async fn by_kubeconfig(bytes: Vec<u8>) -> Result<Client, DialError> {
-    // The parser's own error would repeat parts of the text, which is secret.
     let text = String::from_utf8_lossy(&bytes);
-    let kubeconfig = Kubeconfig::from_yaml(&text).map_err(|_| DialError::Outside {
-        field: "a form that is not a kubeconfig's",
-    })?;
+    let kubeconfig = Kubeconfig::from_yaml(&text).map_err(|_| DialError::Malformed)?;
     check(&kubeconfig)?;
     let options = KubeConfigOptions::default();
     let mut config = Config::from_custom_kubeconfig(kubeconfig, &options).await?;
@@ -177,6 +178,7 @@ mod tests {
     async fn r15_what_is_no_kubeconfig_is_refused_without_being_repeated() {
         let refused = Dial::default().reach(b"users: t0ken".to_vec()).await;
         let error = refused.err().unwrap();
+        assert!(matches!(error, DialError::Malformed), "{error}");
         let shown = format!("{error} {error:?} {}", crate::cause::chain(&error));
         assert!(!shown.contains("t0ken"), "{shown}");
     }
