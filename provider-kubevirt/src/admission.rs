@@ -68,6 +68,15 @@ impl Admission for MachineRules {
     fn check(&self, object: &KubevirtMachine) -> Vec<Fault> {
         vm::faults(object).iter().map(|text| fault(text)).collect()
     }
+
+    fn change(&self, old: &KubevirtMachine, new: &KubevirtMachine) -> Vec<Fault> {
+        if old.spec.network_interfaces == new.spec.network_interfaces {
+            return Vec::new();
+        }
+        let message = "cannot be changed: the guest was told its addresses when it was made; make a \
+                       new template and roll it out";
+        vec![Fault::new("spec.networkInterfaces", message)]
+    }
 }
 
 impl Admission for MachineTemplateRules {
@@ -282,6 +291,38 @@ mod tests {
             )
         };
         assert!(asked(&ClusterRules, Some(&cluster("a")), &cluster("b"), false).is_empty());
+    }
+
+    #[test]
+    fn the_addresses_of_a_machine_stay_as_its_guest_was_told() {
+        let machine = |pool: &str| -> KubevirtMachine {
+            let interfaces = json!([{"name": "vlan", "addressesFromPools":
+                [{"kind": "InClusterIPPool", "name": pool}]}]);
+            let instance = json!({
+                "domain": {"devices": {"interfaces": [{"name": "vlan", "bridge": {}}]}},
+                "networks": [{"name": "vlan", "multus": {"networkName": "vlan"}}],
+            });
+            let vm = json!({"spec": {"template": {"spec": instance}}});
+            of(
+                "KubevirtMachine",
+                json!({"name": "m"}),
+                json!({"virtualMachineTemplate": vm, "networkInterfaces": interfaces}),
+            )
+        };
+        let old = machine("a");
+        assert!(asked(&MachineRules, Some(&old), &machine("a"), false).is_empty());
+        let got = asked(&MachineRules, Some(&old), &machine("b"), false);
+        assert!(
+            got.len() == 1 && got[0].starts_with("spec.networkInterfaces: cannot be changed"),
+            "{got:?}"
+        );
+        let mut unknown = machine("a");
+        unknown.spec.network_interfaces[0].name = "other".into();
+        let got = asked(&MachineRules, None, &unknown, false);
+        assert!(
+            got[0].starts_with("spec.networkInterfaces[0].name: is other"),
+            "{got:?}"
+        );
     }
 
     #[test]

@@ -13,6 +13,7 @@
 //! | [`connect`] | from credentials to a session |
 //! | [`vm`] | the VirtualMachine that a machine asks for, pure |
 //! | [`rights`], [`tenant`] | what is done in a namespace, and who may do it |
+//! | [`network`] | static addresses of a machine's networks, pure |
 //! | [`service`] | the Service in front of a control plane, pure |
 //! | [`cluster`] | KubevirtCluster on the seam |
 //! | [`machine`] | KubevirtMachine on the seam |
@@ -24,6 +25,7 @@ pub mod connect;
 pub mod doctor;
 pub mod infra;
 pub mod machine;
+pub mod network;
 pub mod rights;
 pub mod service;
 pub mod session;

@@ -180,7 +180,7 @@ impl Program for Kubevirt {
             lease: "controller-leader-elect-capk",
             series: SERIES,
             definitions: api::crds(),
-            takes_addresses: false,
+            takes_addresses: true,
             environment: None,
             templates: TEMPLATES,
         }

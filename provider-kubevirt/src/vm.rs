@@ -12,6 +12,7 @@ use crate::api::{
     BootstrapDataSource, KubevirtMachine, MACHINE_NAME_LABEL, MACHINE_NAMESPACE_LABEL,
     MARK_ANNOTATION, ROLE_LABEL, VM_LABEL,
 };
+use crate::network::{self, Card};
 
 /// Name of the volume and disk with the bootstrap data; the Go provider's.
 pub const BOOTSTRAP_VOLUME: &str = "cloudinitvolume";
@@ -39,6 +40,8 @@ pub struct Wanted<'a> {
     pub secret: Option<&'a str>,
     /// Labels of the infra nodes that it may run on.
     pub node_labels: BTreeMap<String, String>,
+    /// The cards that the network data speak of; none without network data.
+    pub cards: Vec<Card>,
 }
 
 /// Names of the volumes that are made with the VM, as they will be called in the infra cluster.
@@ -104,6 +107,7 @@ pub fn faults(object: &KubevirtMachine) -> Vec<String> {
             ));
         }
     }
+    faults.extend(network::faults(object));
     faults
 }
 
@@ -121,8 +125,15 @@ pub fn manifest(object: &KubevirtMachine, wanted: &Wanted<'_>) -> Value {
     let instance = entry(instance, "spec");
     refer_to(instance, &names, wanted.name);
     if let Some(secret) = wanted.secret {
-        add_bootstrap(instance, object.spec.bootstrap_data_source, secret);
+        let has_network_data = !wanted.cards.is_empty();
+        add_bootstrap(
+            instance,
+            object.spec.bootstrap_data_source,
+            secret,
+            has_network_data,
+        );
     }
+    fix_cards(instance, &wanted.cards);
     place(instance, &wanted.node_labels);
 
     let given = template.metadata.clone().unwrap_or_default();
@@ -292,20 +303,39 @@ fn add_bootstrap(
     instance: &mut Map<String, Value>,
     source: Option<BootstrapDataSource>,
     secret: &str,
+    has_network_data: bool,
 ) {
     let kind = match source.unwrap_or_default() {
         BootstrapDataSource::ConfigDrive => "cloudInitConfigDrive",
         BootstrapDataSource::NoCloud => "cloudInitNoCloud",
     };
-    list(instance, "volumes").push(json!({
-        "name": BOOTSTRAP_VOLUME,
-        kind: {"secretRef": {"name": secret}},
-    }));
+    let mut drive = json!({"secretRef": {"name": secret}});
+    if has_network_data {
+        // KubeVirt looks for them only where it is told to, though they are in the same Secret.
+        drive["networkDataSecretRef"] = json!({"name": secret});
+    }
+    list(instance, "volumes").push(json!({"name": BOOTSTRAP_VOLUME, kind: drive}));
     let devices = entry(entry(instance, "domain"), "devices");
     list(devices, "disks").push(json!({
         "name": BOOTSTRAP_VOLUME,
         "disk": {"bus": "virtio"},
     }));
+}
+
+/// Gives cards the addresses by which the guest tells them apart.
+fn fix_cards(instance: &mut Map<String, Value>, cards: &[Card]) {
+    if cards.is_empty() {
+        return;
+    }
+    let devices = entry(entry(instance, "domain"), "devices");
+    for interface in list(devices, "interfaces") {
+        let card = cards
+            .iter()
+            .find(|card| interface["name"] == card.name.as_str());
+        if let Some(card) = card {
+            interface["macAddress"] = json!(card.mac);
+        }
+    }
 }
 
 /// Restricts the instance to infra nodes with these labels, beside what the template says. Terms of
@@ -357,6 +387,7 @@ mod tests {
             mark: "capi:mark",
             secret: Some("m-0-userdata"),
             node_labels: BTreeMap::new(),
+            cards: Vec::new(),
         }
     }
 
@@ -435,6 +466,40 @@ mod tests {
             "m-0-userdata"
         );
         assert!(volume.get("cloudInitConfigDrive").is_none());
+    }
+
+    #[test]
+    fn a_machine_with_network_data_gets_fixed_cards_and_the_same_secret_twice() {
+        let mut object = machine(json!({"template": {"spec": {
+            "domain": {"devices": {"interfaces": [
+                {"name": "default", "masquerade": {}}, {"name": "vlan", "bridge": {}},
+            ]}},
+            "networks": [{"name": "default", "pod": {}}, {"name": "vlan", "multus": {}}],
+        }}}));
+        object.spec.network_interfaces = vec![crate::api::NetworkInterface {
+            name: "vlan".into(),
+            ..Default::default()
+        }];
+        let mark = capi_contract::Mark::made(
+            capi_contract::Token::random(),
+            ObjectName::new("mgmt", "m-0"),
+        );
+        let fixed = Wanted {
+            cards: network::cards(&object, &mark),
+            ..wanted()
+        };
+        let vm = manifest(&object, &fixed);
+        let instance = &vm["spec"]["template"]["spec"];
+        let drive = &instance["volumes"][0]["cloudInitConfigDrive"];
+        assert_eq!(drive["secretRef"]["name"], "m-0-userdata");
+        assert_eq!(drive["networkDataSecretRef"]["name"], "m-0-userdata");
+        for (at, card) in fixed.cards.iter().enumerate() {
+            let interface = &instance["domain"]["devices"]["interfaces"][at];
+            assert_eq!(interface["macAddress"], json!(card.mac));
+        }
+        let plain = manifest(&machine(persistent()), &wanted());
+        let drive = &plain["spec"]["template"]["spec"]["volumes"][3]["cloudInitConfigDrive"];
+        assert!(drive.get("networkDataSecretRef").is_none());
     }
 
     #[test]

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::reference::passed_through;
-use super::{KubevirtMachineStatus, ObjectReference, TemplateMetadata};
+use super::{KubevirtMachineStatus, NetworkInterface, ObjectReference, TemplateMetadata};
 
 /// Desired state of a KubevirtMachine.
 #[derive(CustomResource, Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
@@ -94,6 +94,16 @@ pub struct KubevirtMachineSpec {
     /// set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bootstrap_data_source: Option<BootstrapDataSource>,
+
+    /// Interfaces whose addresses come from IPAM pools. The guest is told of them with its bootstrap
+    /// data; the other secondary networks of the template stay unconfigured, and the pod's network
+    /// keeps to DHCP. Not with Ignition.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = 16),
+        extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"])
+    )]
+    pub network_interfaces: Vec<NetworkInterface>,
 }
 
 /// A VirtualMachine to be made.

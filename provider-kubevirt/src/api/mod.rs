@@ -25,6 +25,7 @@
 
 mod cluster;
 mod machine;
+mod network;
 mod reference;
 mod schema;
 mod status;
@@ -37,6 +38,7 @@ pub use machine::{
     BootstrapCheck, BootstrapDataSource, CheckStrategy, KubevirtMachine, KubevirtMachineSpec,
     VirtualMachineTemplate,
 };
+pub use network::{AddressPool, NetworkInterface};
 pub use reference::{ObjectReference, TemplateMetadata};
 pub use schema::crds;
 pub use status::{KubevirtClusterStatus, KubevirtMachineStatus, KubevirtMachineTemplateStatus};

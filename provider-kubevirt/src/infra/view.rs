@@ -190,6 +190,29 @@ pub struct ProbeView {}
 pub struct NetworkView {
     /// Its name, which is also the interface's.
     pub name: String,
+    /// It is the network of the pod; what is said of it is not read.
+    pub pod: Option<PodNetworkView>,
+    /// It is one of Multus.
+    pub multus: Option<MultusView>,
+}
+
+/// The network of a pod.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+pub struct PodNetworkView {}
+
+/// A network of Multus.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct MultusView {
+    /// Whether it takes the place of the pod's own network.
+    pub default: bool,
+}
+
+impl NetworkView {
+    /// Whether it is the network that the pod has, which comes with an address.
+    pub fn is_of_pod(&self) -> bool {
+        self.pod.is_some() || self.multus.as_ref().is_some_and(|one| one.default)
+    }
 }
 
 /// A volume of an instance.

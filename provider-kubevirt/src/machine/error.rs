@@ -22,6 +22,13 @@ pub enum MachineError {
          spec.bootstrapDataSource or set it to ConfigDrive"
     )]
     IgnitionOnNoCloud,
+    /// Ignition does not read network data.
+    #[error(
+        "the bootstrap data is Ignition, which does not read the addresses of \
+         spec.networkInterfaces: remove them and let a DHCP server give the addresses, or use an \
+         image with cloud-init"
+    )]
+    IgnitionWithAddresses,
     /// Something was changed since it was looked at.
     #[error("cannot act on an old observation")]
     Stale,
@@ -39,7 +46,7 @@ impl Classify for MachineError {
     fn class(&self) -> Class {
         match self {
             Self::Infra(error) => error.class(),
-            Self::IgnitionOnNoCloud => Class::Misconfigured,
+            Self::IgnitionOnNoCloud | Self::IgnitionWithAddresses => Class::Misconfigured,
             Self::Stale => Class::Conflict,
             Self::Unclear { .. } => Class::RetryAfter(UNCLEAR_RECHECK),
         }

@@ -71,21 +71,31 @@ pub(super) fn facts(
     facts
 }
 
-/// The addresses of an instance's own interfaces, in the order of the spec's networks, each once.
-/// What only the guest knows (bridges of its CNI, of containers) has no name of the spec.
-pub(super) fn addresses(_scope: &Scope, instance: &InstanceView) -> Vec<IpAddr> {
-    let mut seen = BTreeSet::new();
-    let networks = instance.spec.networks.iter();
-    let interfaces = networks.filter_map(|network| {
-        let mut all = instance.status.interfaces.iter();
-        all.find(|one| !one.name.is_empty() && one.name == network.name)
-    });
-    let texts = interfaces.flat_map(|one| one.ip_address.iter().chain(&one.ip_addresses));
-    texts
-        .filter_map(|text| text.parse::<IpAddr>().ok())
-        .filter(|ip| !is_local(ip))
-        .filter(|ip| seen.insert(*ip))
-        .collect()
+/// The addresses of an instance's own interfaces, in the order of the spec's networks, each once: those
+/// of pools, which the guest was told, and what KubeVirt reports. What only the guest knows (bridges of
+/// its CNI, of containers) has no name of the spec.
+///
+/// None as long as a network that comes with an address has none yet: those of pools are known early.
+pub(super) fn addresses(scope: &Scope, instance: &InstanceView) -> Vec<IpAddr> {
+    let (mut seen, mut all) = (BTreeSet::new(), Vec::new());
+    for network in &instance.spec.networks {
+        let mut interfaces = instance.status.interfaces.iter();
+        let interface = interfaces.find(|one| !one.name.is_empty() && one.name == network.name);
+        let texts = interface
+            .into_iter()
+            .flat_map(|one| one.ip_address.iter().chain(&one.ip_addresses));
+        let reported = texts.filter_map(|text| text.parse::<IpAddr>().ok());
+        let reported: Vec<_> = reported.filter(|ip| !is_local(ip)).collect();
+        let given = scope.addresses.iter();
+        let given = given.filter(|one| one.device == network.name);
+        let own = given.map(|one| one.ip).chain(reported);
+        let before = all.len();
+        all.extend(own.filter(|ip| seen.insert(*ip)));
+        if network.is_of_pod() && all.len() == before {
+            return Vec::new();
+        }
+    }
+    all
 }
 
 /// Addresses of a link or of the guest itself reach nobody.
@@ -247,6 +257,36 @@ mod tests {
             {"name": "default", "ipAddress": "fd00::7", "ipAddresses": ["fd00::7"]},
         ]}}));
         assert!(facts.running && facts.addresses.iter().any(|one| one.address == "fd00::7"));
+    }
+
+    /// KubeVirt does not report what a guest without agent has on a secondary network.
+    #[test]
+    fn im_08_addresses_of_pools_are_told_once_the_pods_own_is_known() {
+        let mut scope = scope();
+        let given = |device: &str, ip: &str| capi_contract::Address {
+            claim: format!("m-{device}-00"),
+            device: device.into(),
+            ip: ip.parse().unwrap(),
+            prefix: 24,
+            gateway: None,
+        };
+        scope.addresses = vec![given("storage", "10.7.0.5")];
+        let told = |interfaces: Value, networks: Value| {
+            let look = json!({
+                "spec": {"networks": networks}, "status": {"interfaces": interfaces},
+            });
+            let facts = facts(&scope, &claim(), &seen(json!({}), Some(look)));
+            let ips = facts.addresses.into_iter();
+            let ips = ips.filter(|one| one.kind == AddressType::InternalIP);
+            ips.map(|one| one.address).collect::<Vec<_>>()
+        };
+        let both = json!([{"name": "default", "pod": {}}, {"name": "storage", "multus": {}}]);
+        let pod = json!([{"name": "default", "ipAddress": "10.0.0.7"}, {"name": "storage"}]);
+        assert_eq!(told(pod, both.clone()), ["10.0.0.7", "10.7.0.5"]);
+        assert!(told(json!([{"name": "storage"}]), both).is_empty());
+        let reported = json!([{"name": "storage", "ipAddresses": ["10.7.0.5", "fd00::5"]}]);
+        let alone = json!([{"name": "storage", "multus": {"networkName": "s"}}]);
+        assert_eq!(told(reported, alone), ["10.7.0.5", "fd00::5"]);
     }
 
     #[test]

@@ -27,8 +27,9 @@ mod plan;
 mod recover;
 mod steps;
 
+use capi_contract::view::MachineView;
 use capi_contract::{
-    Depth, External, Identity, InfraMachine, Lookup, Lost, MachineFacts, MachineScope, Plan,
+    Child, Depth, External, Identity, InfraMachine, Lookup, Lost, MachineFacts, MachineScope, Plan,
     Receipt, Supply, Teardown,
 };
 
@@ -139,6 +140,16 @@ impl InfraMachine for Machines {
             return Some(named);
         }
         crate::cluster::identity(cluster?, failure_domain)
+    }
+
+    fn objects(
+        &self,
+        object: &KubevirtMachine,
+        _cluster: &KubevirtCluster,
+        _machine: &MachineView,
+    ) -> Vec<Child> {
+        let requests = crate::network::requests(object).into_iter();
+        requests.map(Child::Address).collect()
     }
 
     fn unsupported(&self, object: &KubevirtMachine, _cluster: &KubevirtCluster) -> Vec<String> {

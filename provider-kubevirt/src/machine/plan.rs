@@ -10,6 +10,7 @@ use super::observe::{Remain, SecretState, Seen, migration_name};
 use super::steps::MachineStep;
 use crate::api::TERMINAL_LABEL;
 use crate::infra::{ConditionView, DataVolumeView, InstanceView, Version, VmView};
+use crate::network;
 use crate::vm::{self, Wanted};
 
 /// When to look again at what settles by itself within seconds and is not watched.
@@ -57,6 +58,7 @@ fn wanted<'a>(
         mark,
         secret: claim.secret.as_deref(),
         node_labels,
+        cards: network::cards(&scope.object, &claim.mark),
     })
 }
 
@@ -108,6 +110,7 @@ fn create(scope: &Scope, claim: &MachineClaim) -> Plan<MachineStep> {
         Ok(wanted) => Plan::Apply(MachineStep::CreateVm {
             manifest: vm::manifest(&scope.object, &wanted),
             source: scope.object.spec.bootstrap_data_source.unwrap_or_default(),
+            has_network_data: !wanted.cards.is_empty(),
         }),
     }
 }
@@ -120,7 +123,7 @@ fn supply(scope: &Scope, claim: &MachineClaim, seen: &Seen, vm: &VmView) -> Opti
         return None;
     }
     let mark = claim.mark.to_string();
-    // The place of the VM does not matter for the Secret.
+    // Place and cards of the VM do not matter for the Secret.
     let wanted = Wanted {
         name: &claim.name,
         namespace: &claim.namespace,
@@ -129,10 +132,14 @@ fn supply(scope: &Scope, claim: &MachineClaim, seen: &Seen, vm: &VmView) -> Opti
         mark: &mark,
         secret: Some(name),
         node_labels: Default::default(),
+        cards: Vec::new(),
     };
     let uid = vm.metadata.uid.clone().unwrap_or_default();
     let manifest = vm::secret(&scope.object, &wanted, &uid);
-    Some(MachineStep::CreateSecret { manifest })
+    Some(MachineStep::CreateSecret {
+        manifest,
+        network_data: network::data(&scope.object, &claim.mark, &scope.addresses),
+    })
 }
 
 /// Why a machine is failed for good, if it is.
@@ -378,7 +385,8 @@ mod tests {
         assert_eq!(brief(plan(&scope, &claim, None)), "VMCreate");
         let mut look = seen(json!({}), None);
         look.secret = SecretState::Missing;
-        let Plan::Apply(MachineStep::CreateSecret { manifest }) = plan(&scope, &claim, Some(&look))
+        let Plan::Apply(MachineStep::CreateSecret { manifest, .. }) =
+            plan(&scope, &claim, Some(&look))
         else {
             panic!("no Secret");
         };

@@ -18,7 +18,7 @@ use crate::session::{SecretNote, Session};
 /// on a request after 60 s (`--request-timeout`); the rest is for clocks.
 const LIFETIME_OF_A_REQUEST: Duration = Duration::from_secs(70);
 
-/// What a bootstrap Secret holds once its data was used. It stays, and stays valid user data: the pod
+/// What a bootstrap Secret holds once its data was used, beside its network data. It stays, and stays valid user data: the pod
 /// of a restarted or migrated VM does not start without the Secret.
 const NOTHING: &str = "#cloud-config\n{}\n";
 
@@ -31,11 +31,15 @@ pub enum MachineStep {
         manifest: Value,
         /// How the guest finds its bootstrap data.
         source: BootstrapDataSource,
+        /// Whether the guest is told its static addresses.
+        has_network_data: bool,
     },
     /// Creates the Secret with the bootstrap data.
     CreateSecret {
         /// The Secret, without data.
         manifest: Value,
+        /// What the guest is told of its static addresses.
+        network_data: Option<String>,
     },
     /// Takes the bootstrap data out of the Secret.
     EmptySecret(Version),
@@ -102,11 +106,19 @@ pub(super) async fn apply(
     supply: Supply<'_>,
 ) -> Result<Receipt, MachineError> {
     match step {
-        MachineStep::CreateVm { manifest, source } => {
-            create_vm(on, claim, manifest, *source, supply).await?;
+        MachineStep::CreateVm {
+            manifest,
+            source,
+            has_network_data,
+        } => {
+            readable(*source, *has_network_data, &supply)?;
+            create_vm(on, claim, manifest).await?;
         }
-        MachineStep::CreateSecret { manifest } => {
-            create_secret(on, claim, manifest, supply).await?;
+        MachineStep::CreateSecret {
+            manifest,
+            network_data,
+        } => {
+            create_secret(on, claim, manifest, network_data.as_deref(), supply).await?;
         }
         MachineStep::EmptySecret(version) => empty_secret(on, claim, version).await?,
         MachineStep::Migrate(manifest) => migrate(on, claim, manifest).await?,
@@ -118,17 +130,29 @@ pub(super) async fn apply(
     Ok(Receipt::Finished)
 }
 
+/// Whether the guest can read its data where they will be.
+fn readable(
+    source: BootstrapDataSource,
+    has_network_data: bool,
+    supply: &Supply<'_>,
+) -> Result<(), MachineError> {
+    if supply.bootstrap.map(|data| data.format) != Some(Format::Ignition) {
+        return Ok(());
+    }
+    if source == BootstrapDataSource::NoCloud {
+        return Err(MachineError::IgnitionOnNoCloud);
+    }
+    if has_network_data {
+        return Err(MachineError::IgnitionWithAddresses);
+    }
+    Ok(())
+}
+
 async fn create_vm(
     on: &Session,
     claim: &MachineClaim,
     manifest: &Value,
-    source: BootstrapDataSource,
-    supply: Supply<'_>,
 ) -> Result<(), MachineError> {
-    let format = supply.bootstrap.map(|data| data.format);
-    if source == BootstrapDataSource::NoCloud && format == Some(Format::Ignition) {
-        return Err(MachineError::IgnitionOnNoCloud);
-    }
     let created = on
         .infra()
         .create::<VmView>(&claim.namespace, &claim.name, manifest)
@@ -157,11 +181,15 @@ async fn create_secret(
     on: &Session,
     claim: &MachineClaim,
     manifest: &Value,
+    network_data: Option<&str>,
     supply: Supply<'_>,
 ) -> Result<(), MachineError> {
     let bootstrap = supply.bootstrap.ok_or(MachineError::Stale)?;
     let mut manifest = manifest.clone();
     manifest["data"] = json!({"userdata": ByteString(bootstrap.bytes().to_vec())});
+    if let Some(data) = network_data {
+        manifest["data"]["networkdata"] = json!(ByteString(data.into()));
+    }
     if is_read_once(bootstrap) {
         manifest["metadata"]["annotations"][BOOTSTRAP_ANNOTATION] = ONCE.into();
     }

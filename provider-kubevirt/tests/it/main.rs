@@ -13,6 +13,7 @@ mod budget;
 mod cluster;
 mod defects;
 mod machine;
+mod network;
 mod program;
 mod record;
 mod site;

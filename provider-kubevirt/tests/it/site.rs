@@ -8,6 +8,7 @@ use capi_contract::InfraMachine;
 use capi_core::{Clock, Options, Provider};
 use capi_testkit::apiserver::{ApiServer, AuditRecord};
 use capi_testkit::crds;
+use capi_testkit::ipam::Ipam;
 use capi_testkit::sweep::PROVIDER;
 use jiff::Timestamp;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
@@ -48,6 +49,8 @@ static DEFINITIONS: LazyLock<Vec<CustomResourceDefinition>> = LazyLock::new(|| {
         "machines.cluster.x-k8s.io",
         "ipaddressclaims.ipam.cluster.x-k8s.io",
         "ipaddresses.ipam.cluster.x-k8s.io",
+        "inclusterippools.ipam.cluster.x-k8s.io",
+        "globalinclusterippools.ipam.cluster.x-k8s.io",
     ];
     let published = published.map(|name| crds::named(name).unwrap().clone());
     let published = published.map(|value| serde_json::from_value(value).unwrap());
@@ -66,12 +69,17 @@ pub(crate) struct Site {
 impl Site {
     /// A site where nothing takes time.
     pub(crate) async fn instant() -> Self {
-        Self::with(Builder::new().delays(Delays::zero())).await
+        Self::with(Builder::new().network(VLAN, None).delays(Delays::zero())).await
     }
 
     /// A site that takes the time of a small cluster.
     pub(crate) async fn usual() -> Self {
-        Self::with(Builder::new().delays(Delays::realistic())).await
+        Self::with(
+            Builder::new()
+                .network(VLAN, None)
+                .delays(Delays::realistic()),
+        )
+        .await
     }
 
     /// Inside the runtime of the test.
@@ -125,6 +133,48 @@ impl Site {
             let clients = (site.server.client(PROVIDER), site.infra.client(PROVIDER));
             site.provide(clients.0, clients.1, Machines).await;
         })
+    }
+
+    /// Answers address claims until it is dropped.
+    pub(crate) async fn give_addresses(&self) {
+        let client = self.server.client("ipam");
+        match Ipam::builder(client).epoch(EPOCH).run().await {}
+    }
+
+    /// Makes the pools of [`on_vlan`], and answers claims in the background.
+    pub(crate) async fn start_ipam(&self) {
+        self.make_pools().await;
+        let site = self.clone();
+        tokio::spawn(async move { site.give_addresses().await });
+    }
+
+    /// Makes the pools of [`on_vlan`].
+    pub(crate) async fn make_pools(&self) {
+        let pools = [
+            ("vlan-v4", "10.7.0.10-10.7.0.99", 24, "10.7.0.1"),
+            ("vlan-v6", "fd00:7::10-fd00:7::99", 64, "fd00:7::1"),
+        ];
+        for (name, range, prefix, gateway) in pools {
+            let pool = json!({
+                "apiVersion": "ipam.cluster.x-k8s.io/v1alpha2", "kind": "InClusterIPPool",
+                "metadata": {"name": name, "namespace": NAMESPACE},
+                "spec": {"addresses": [range], "prefix": prefix, "gateway": gateway},
+            });
+            create(&self.server.client("script"), pool).await;
+        }
+    }
+
+    /// Address claims and addresses that are there.
+    pub(crate) fn address_objects(&self) -> Vec<String> {
+        let collections = [
+            "ipaddressclaims.ipam.cluster.x-k8s.io",
+            "ipaddresses.ipam.cluster.x-k8s.io",
+        ];
+        let all = collections.into_iter().flat_map(|kind| {
+            let objects = self.server.objects(kind).into_iter();
+            objects.map(move |one| format!("{kind} {}", one["metadata"]["name"]))
+        });
+        all.collect()
     }
 
     /// The infra machine of this name.
@@ -249,6 +299,30 @@ pub(crate) fn persistent() -> Value {
     machine
 }
 
+/// The same on a secondary network whose addresses come from two pools.
+pub(crate) fn on_vlan(mut machine: Value) -> Value {
+    let instance = &mut machine["spec"]["virtualMachineTemplate"]["spec"]["template"]["spec"];
+    let interfaces = &mut instance["domain"]["devices"]["interfaces"];
+    interfaces
+        .as_array_mut()
+        .unwrap()
+        .push(json!({"name": "vlan", "bridge": {}}));
+    let networks = instance["networks"].as_array_mut().unwrap();
+    networks.push(json!({"name": "vlan", "multus": {"networkName": VLAN}}));
+    machine["spec"]["networkInterfaces"] = json!([{
+        "name": "vlan",
+        "addressesFromPools": [
+            {"kind": "InClusterIPPool", "name": "vlan-v4"},
+            {"apiGroup": "ipam.cluster.x-k8s.io", "kind": "InClusterIPPool", "name": "vlan-v6"},
+        ],
+        "nameservers": ["10.7.0.2"],
+    }]);
+    machine
+}
+
+/// The Multus attachment of [`on_vlan`].
+pub(crate) const VLAN: &str = "default/vlan";
+
 /// The objects of one cluster, as Cluster API core would have left them.
 #[derive(Clone)]
 pub(crate) struct Fleet {
@@ -300,9 +374,13 @@ impl Fleet {
     /// The same with more in the Machine's spec.
     pub(crate) async fn add_with(&self, name: &str, infra: Value, more: Value) {
         let owner = self.add_owner(name, more).await;
-        let mut infra = infra;
+        self.add_infra(name, &owner, infra).await;
+    }
+
+    /// Creates the infra machine of a Machine.
+    pub(crate) async fn add_infra(&self, name: &str, owner: &Value, mut infra: Value) {
         let given = infra["metadata"].take();
-        infra["metadata"] = owned_by(&owner, name);
+        infra["metadata"] = owned_by(owner, name);
         for (key, value) in given.as_object().into_iter().flatten() {
             infra["metadata"][key] = value.clone();
         }
@@ -310,7 +388,7 @@ impl Fleet {
     }
 
     /// Creates bootstrap data and Machine.
-    async fn add_owner(&self, name: &str, more: Value) -> Value {
+    pub(crate) async fn add_owner(&self, name: &str, more: Value) -> Value {
         let labels = json!({"cluster.x-k8s.io/cluster-name": FLEET});
         let secret = json!({
             "apiVersion": "v1", "kind": "Secret", "type": "cluster.x-k8s.io/secret",

@@ -145,6 +145,7 @@ async fn the_infra_cluster_takes_the_machines_and_the_service_of_every_flavor() 
                         mark: "mark",
                         secret: Some("secret"),
                         node_labels: BTreeMap::new(),
+                        cards: Vec::new(),
                     };
                     takes(&infra, &file, &vm::manifest(&machine, &wanted)).await;
                     machines += 1;

@@ -17,10 +17,13 @@ const NAME: &str = "sweep";
 /// From the start of the VM to its Node.
 const JOINS_AFTER: Duration = Duration::from_secs(8);
 
-/// A world for one run.
-pub(super) async fn world(weakening: Weakening) -> ProviderWorld<Site> {
+/// A world for one run with this machine.
+pub(super) async fn world(weakening: Weakening, machine: Value) -> ProviderWorld<Site> {
     let site = Site::usual().await;
-    let manifest = Manifest::new(site::cluster(), site::persistent());
+    if machine["spec"].get("networkInterfaces").is_some() {
+        site.make_pools().await;
+    }
+    let manifest = Manifest::new(site::cluster(), machine);
     let of_run = site.clone();
     ProviderWorld::new(
         site.server.clone(),
@@ -79,6 +82,7 @@ impl Backend for Site {
             things.extend(self.platform.vms_left());
             things.extend(self.platform.volumes_left());
             things.extend(self.platform.secrets_left());
+            things.extend(self.address_objects());
         }
         if !has_cluster {
             things.extend(self.platform.services_left());
@@ -127,7 +131,11 @@ impl Backend for Site {
         let site = self.clone();
         Box::pin(async move {
             let platform = site.platform.clone();
-            tokio::join!(async move { match platform.run().await {} }, site.joins());
+            tokio::join!(
+                async move { match platform.run().await {} },
+                site.give_addresses(),
+                site.joins()
+            );
         })
     }
 }

@@ -9,8 +9,10 @@ mod weak;
 
 use capi_testkit::sweep::{Family, Sweep};
 use rstest::rstest;
+use serde_json::Value;
 
 use self::weak::Weakening;
+use crate::site::{on_vlan, persistent};
 
 /// A prime, so that it falls on every way in which a call can go wrong.
 const STRIDE: usize = 31;
@@ -25,7 +27,18 @@ fn stride() -> usize {
 
 #[test]
 fn whatever_crashes_and_whenever_one_vm_is_kept_and_nothing_is_left() {
-    let sweep = Sweep::new(|| async { life::world(Weakening::None).await });
+    survives(persistent);
+}
+
+/// Claims and addresses are given back, too.
+#[test]
+fn whatever_crashes_and_whenever_no_address_is_left_behind() {
+    survives(|| on_vlan(persistent()));
+}
+
+/// Plays the life of a machine.
+fn survives(machine: fn() -> Value) {
+    let sweep = Sweep::new(move || async move { life::world(Weakening::None, machine()).await });
     let report = sweep.stride(stride()).threads(2).run();
     println!("{report}");
     assert!(report.is_clean(), "{report}");
@@ -42,7 +55,7 @@ fn whatever_crashes_and_whenever_one_vm_is_kept_and_nothing_is_left() {
 #[case(Weakening::CacheProvesAbsence, Family::Crashes)]
 #[case(Weakening::TakenNameIsDone, Family::Strangers)]
 fn a_weakened_provider_is_caught(#[case] weakening: Weakening, #[case] family: Family) {
-    let sweep = Sweep::new(move || async move { life::world(weakening).await });
+    let sweep = Sweep::new(move || async move { life::world(weakening, persistent()).await });
     let sweep = sweep.families([family]);
     let report = sweep.failures_max(1).run();
     assert!(
