@@ -23,7 +23,7 @@ use super::word::{
 use super::{World, credentials};
 use crate::workload::Endpoint;
 
-/// When a missing infra object is looked for again.
+/// When a missing infra object or control plane is looked for again.
 const MISSING_RETRY: Duration = Duration::from_secs(30);
 /// How often a deleting Cluster looks after what it waits for, should an event be lost.
 const DELETION_RETRY: Duration = Duration::from_secs(5);
@@ -329,7 +329,12 @@ async fn control_plane(world: &World, cluster: &Object, pass: &mut Pass) {
             Some((_, External::Found(object, Resolved { contract, .. }))) => {
                 object.flag(contract.control_plane_initialized())
             }
-            Some(_) => false,
+            Some((_, External::Missing(_))) => {
+                // Nothing that it will be created with leads to this Cluster.
+                pass.soon(world.hub.scaled(MISSING_RETRY));
+                false
+            }
+            Some((_, External::Listing)) => false,
             None => has_control_plane_node(world, cluster),
         };
     if is_initialized {

@@ -69,6 +69,33 @@ impl Seen {
     }
 }
 
+/// An object without owners leads to no Cluster, so whoever refers to it has to look again: objects are
+/// applied in any order, and a watch may be late.
+#[tokio::test(start_paused = true)]
+async fn s_02_a_control_plane_that_comes_late_is_adopted() {
+    let world = World::new();
+    let is_plane = |object: &Value| object["kind"] == "KubeadmControlPlane";
+    let (late, early): (Vec<_>, Vec<_>) = World::cluster(0).into_iter().partition(is_plane);
+    for object in early {
+        world.create(object).await;
+    }
+    world
+        .until(60, "the infrastructure is provisioned", |it| {
+            it.one("clusters", "c")["status"]["phase"] == "Provisioned"
+        })
+        .await;
+    // Nothing else wakes the Cluster from here on.
+    world.pass(60).await;
+    for object in late {
+        world.create(object).await;
+    }
+    world
+        .until(600, "the control plane runs", |it| {
+            count(&planes(it), runs) == 1
+        })
+        .await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn s_06_three_become_one_and_one_becomes_three_one_at_a_time() {
     let world = of_three(0).await;

@@ -369,6 +369,13 @@ impl World {
 
     /// A cluster with one control plane machine and this many workers.
     pub(crate) async fn apply_cluster(&self, workers: u32) {
+        for value in Self::cluster(workers) {
+            self.create(value).await;
+        }
+    }
+
+    /// The objects of that cluster.
+    pub(crate) fn cluster(workers: u32) -> Vec<Value> {
         let registration = json!({
             "name": "{{ ds.meta_data.local_hostname }}",
             "kubeletExtraArgs": [{"name": "provider-id", "value": "fake://{{ ds.meta_data.instance_id }}"}],
@@ -376,7 +383,7 @@ impl World {
         let core = "cluster.x-k8s.io/v1beta2";
         let template = |kind: &str| json!({"apiGroup": INFRA, "kind": kind, "name": "tmpl"});
         let infra = format!("{INFRA}/v1alpha1");
-        for value in [
+        vec![
             json!({"apiVersion": infra, "kind": "FakeCluster", "metadata": {"name": "c"}, "spec": {}}),
             json!({"apiVersion": infra, "kind": "FakeMachineTemplate", "metadata": {"name": "tmpl"},
                 "spec": {"template": {"metadata": {"labels": {"from": "template"}}, "spec": {"cores": 2}}}}),
@@ -409,9 +416,7 @@ impl World {
                         "kind": "KubeadmConfigTemplate", "name": "workers"}},
                     "infrastructureRef": template("FakeMachineTemplate"),
                 }}}}),
-        ] {
-            self.create(value).await;
-        }
+        ]
     }
 
     /// Waits until something holds, for at most `seconds` of virtual time.
