@@ -26,7 +26,7 @@
 //! | `strict` | objects written for KubeVirt and its image importer decode by their published Go types, without an unknown field |
 //! | `requests` | what a hundred machines cost a real API server, counted from its audit log, beside the Go provider's figures; with the binary of a release, a day under the rights of its manifests |
 //! | `core` | the simulator of Cluster API against the real one: the same day in both, and the same writes to the provider's objects, or listed with a reason in `differences.txt` |
-//! | `topology` | the class that the Proxmox provider ships, under the real topology controller: created, changed, rebased, deleted; infrastructure that somebody else manages |
+//! | `topology` | the class that the Proxmox provider ships, under the real topology controller: created, changed, rebased, upgraded, deleted; infrastructure that somebody else manages |
 //!
 //! # Map
 //!

@@ -9,6 +9,9 @@ use kube::api::PatchParams;
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
+use crate::hands::available;
+use crate::{Stage, VERSIONS};
+
 /// The class that the provider ships.
 const CLASS: &str =
     include_str!("../../../provider-proxmox/templates/clusterclass-proxmox-v1.yaml");
@@ -18,8 +21,10 @@ const CORE: (&str, &str) = ("capi-system", "capi-manager");
 const QUIET: Duration = Duration::from_secs(15);
 
 /// The cluster, and the deployment's name in it.
-const NAME: &str = "demo";
+pub(crate) const NAME: &str = "demo";
 const WORKERS: &str = "workers";
+/// Where its API server answers.
+pub(crate) const ENDPOINT: &str = "127.40.0.5";
 
 fn class() -> Result<Vec<Value>, Failure> {
     Ok(serde_saphyr::from_multiple(CLASS)?)
@@ -55,7 +60,7 @@ fn next_class() -> Result<Vec<Value>, Failure> {
 
 fn machine(memory: u32) -> Value {
     json!({
-        "sourceNode": "pve1", "templateID": 9000, "full": true,
+        "templateSelector": {"matchTags": ["ubuntu-24.04", "kube-{version}"]}, "full": true,
         "numSockets": 1, "numCores": 2, "memoryMiB": memory,
         "disks": {"bootVolume": {"disk": "scsi0", "sizeGb": 30}},
         "network": {"networkDevices": [{"name": "net0", "bridge": "vmbr0", "model": "virtio"}]},
@@ -64,7 +69,7 @@ fn machine(memory: u32) -> Value {
 
 fn variables(memory: u32, name_server: &str) -> Value {
     json!([
-        {"name": "controlPlaneEndpoint", "value": {"host": "127.40.0.5", "port": 6443}},
+        {"name": "controlPlaneEndpoint", "value": {"host": ENDPOINT, "port": 6443}},
         {"name": "ipv4Config", "value": {
             "addresses": ["127.40.0.10-127.40.0.99"], "prefix": 24, "gateway": "127.40.0.1"}},
         {"name": "dnsServers", "value": [name_server]},
@@ -86,7 +91,7 @@ fn cluster() -> Value {
             },
             "topology": {
                 "classRef": {"name": "proxmox-v1"},
-                "version": "v1.36.0",
+                "version": VERSIONS[0],
                 "controlPlane": {"replicas": 1},
                 "workers": {"machineDeployments": [
                     {"class": "proxmox-worker", "name": WORKERS, "replicas": 2}]},
@@ -124,7 +129,7 @@ async fn worker_machines(world: &World) -> Option<Vec<Value>> {
 }
 
 /// Waits until the topology controller is content with what is there.
-async fn reconciled(world: &World) -> Result<(), Failure> {
+pub(crate) async fn reconciled(world: &World) -> Result<(), Failure> {
     world
         .until("the topology is reconciled", async || {
             let cluster = world.get("Cluster", NAME).await?;
@@ -134,7 +139,8 @@ async fn reconciled(world: &World) -> Result<(), Failure> {
     Ok(())
 }
 
-pub(crate) async fn is_made(world: &World) -> Result<(), Failure> {
+pub(crate) async fn is_made(stage: &Stage) -> Result<(), Failure> {
+    let world = &stage.world;
     world.apply(class()?).await?;
     world
         .until("the class is ready", async || {
@@ -157,33 +163,18 @@ pub(crate) async fn is_made(world: &World) -> Result<(), Failure> {
     assert!(is_controlled, "{found:#}");
     let clone = &found["metadata"]["annotations"]["cluster.x-k8s.io/cloned-from-name"];
     assert_eq!(clone, "proxmox-v1");
-    world
-        .until("the control-plane machine is provisioned", async || {
-            let all = world.list("ProxmoxMachine").await.ok()?;
-            let mut planes = all.iter().filter(|one| {
-                let labels = &one["metadata"]["labels"];
-                labels.get("cluster.x-k8s.io/control-plane").is_some()
-                    && labels["cluster.x-k8s.io/cluster-name"] == NAME
-            });
-            let plane = planes.next()?;
-            Some(plane["status"]["initialization"]["provisioned"] == true)
-        })
-        .await?;
-    world
-        .until("the workers have their objects", async || {
-            Some(worker_machines(world).await?.len() == 2)
-        })
-        .await?;
+    available(stage, 1, 2).await?;
     reconciled(world).await
 }
 
-async fn set(world: &World, patch: Value) -> Result<(), Failure> {
+pub(crate) async fn set(world: &World, patch: Value) -> Result<(), Failure> {
     let patch = json!({"spec": {"topology": patch}});
     world.patch("Cluster", NAME, patch).await?;
     Ok(())
 }
 
-pub(crate) async fn is_changed(world: &World) -> Result<(), Failure> {
+pub(crate) async fn is_changed(stage: &Stage) -> Result<(), Failure> {
+    let world = &stage.world;
     let before = template(world)
         .await
         .ok_or_else(|| Failure::new("no template"))?;
@@ -196,15 +187,18 @@ pub(crate) async fn is_changed(world: &World) -> Result<(), Failure> {
         })
         .await?;
     world
-        .until("a worker is made from it", async || {
+        .until("the workers are made from it", async || {
             let workers = worker_machines(world).await?;
-            Some(workers.iter().any(|one| one["spec"]["memoryMiB"] == 8192))
+            let mut workers = workers.iter();
+            Some(workers.all(|one| one["spec"]["memoryMiB"] == 8192))
         })
         .await?;
+    available(stage, 1, 2).await?;
     reconciled(world).await
 }
 
-pub(crate) async fn is_changed_in_place(world: &World) -> Result<(), Failure> {
+pub(crate) async fn is_changed_in_place(stage: &Stage) -> Result<(), Failure> {
+    let world = &stage.world;
     let before = infrastructure(world)
         .await
         .ok_or_else(|| Failure::new("no infrastructure"))?;
@@ -220,7 +214,8 @@ pub(crate) async fn is_changed_in_place(world: &World) -> Result<(), Failure> {
     reconciled(world).await
 }
 
-pub(crate) async fn is_rebased(world: &World) -> Result<(), Failure> {
+pub(crate) async fn is_rebased(stage: &Stage) -> Result<(), Failure> {
+    let world = &stage.world;
     let before = template(world)
         .await
         .ok_or_else(|| Failure::new("no template"))?;
@@ -255,6 +250,14 @@ pub(crate) async fn is_rebased(world: &World) -> Result<(), Failure> {
             },
         )
         .await?;
+    world
+        .until("the workers are made of the next class", async || {
+            let workers = worker_machines(world).await?;
+            let mut workers = workers.iter();
+            Some(workers.all(|one| one["spec"]["tags"] == json!(["second"])))
+        })
+        .await?;
+    available(stage, 1, 2).await?;
     reconciled(world).await
 }
 
