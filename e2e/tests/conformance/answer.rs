@@ -54,7 +54,7 @@ fn normalise(value: &mut Value) {
             causes(fields);
             resources(fields);
         }
-        Value::String(text) => *text = without_values(text),
+        Value::String(text) => *text = sorted_errors(&without_values(text)),
         Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
 }
@@ -134,6 +134,17 @@ fn in_order(message: &str, known: &[String]) -> String {
     format!("{head} is invalid: [{}]{rest}", parts.join(", "))
 }
 
+/// An apply's errors come in the order in which Go walks a map, too.
+fn sorted_errors(message: &str) -> String {
+    const LIST: &str = "errors:\n";
+    let Some((head, list)) = message.split_once(LIST) else {
+        return message.to_owned();
+    };
+    let mut errors: Vec<_> = list.lines().collect();
+    errors.sort_unstable();
+    format!("{head}{LIST}{}", errors.join("\n"))
+}
+
 /// Takes uids, times and versions out of messages.
 fn without_values(text: &str) -> String {
     static UID: LazyLock<Regex> = LazyLock::new(|| {
@@ -147,7 +158,10 @@ fn without_values(text: &str) -> String {
         )
         .unwrap()
     });
+    static TOO_OLD: LazyLock<Regex> =
+        LazyLock::new(|| Regex::new(r"(too old resource version: \d+) \(\d+\)").unwrap());
     let text = UID.replace_all(text, "(uid)");
+    let text = TOO_OLD.replace_all(&text, "$1 (version)");
     let text = TIME.replace_all(&text, "(time)");
     VERSION.replace_all(&text, "$1(version)").into_owned()
 }

@@ -29,6 +29,8 @@ pub(crate) const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io,app
 pub(crate) struct Case {
     pub(crate) name: &'static str,
     pub(crate) steps: Vec<Step>,
+    /// No other case is played meanwhile.
+    pub(crate) is_alone: bool,
     hidden: Vec<Hidden>,
 }
 
@@ -44,6 +46,12 @@ enum Hidden {
 }
 
 impl Case {
+    /// Lets no other case be played meanwhile, since they would notice.
+    pub(crate) fn alone(mut self) -> Self {
+        self.is_alone = true;
+        self
+    }
+
     /// Takes a kept value out of all answers.
     pub(crate) fn without_value(mut self, name: &'static str) -> Self {
         self.hidden.push(Hidden::Value(name));
@@ -98,12 +106,14 @@ pub(crate) struct Step {
     keep: Vec<(&'static str, &'static str)>,
     until: Option<fn(u16, &str) -> bool>,
     is_watch: bool,
+    is_compaction: bool,
 }
 
 pub(crate) fn case(name: &'static str, steps: impl IntoIterator<Item = Step>) -> Case {
     Case {
         name,
         steps: steps.into_iter().collect(),
+        is_alone: false,
         hidden: Vec::new(),
     }
 }
@@ -118,6 +128,7 @@ fn step(method: Method, path: &str, content_type: &'static str, body: Vec<u8>) -
         keep: Vec::new(),
         until: None,
         is_watch: false,
+        is_compaction: false,
     }
 }
 
@@ -160,6 +171,14 @@ pub(crate) fn watch(path: &str) -> Step {
     Step {
         is_watch: true,
         ..step(Method::GET, &path, "", Vec::new())
+    }
+}
+
+/// Lets the server forget its history; no request does.
+pub(crate) fn compact() -> Step {
+    Step {
+        is_compaction: true,
+        ..get("compaction")
     }
 }
 
@@ -218,6 +237,10 @@ impl Step {
         server: &Server,
         values: &mut BTreeMap<String, String>,
     ) -> Result<String, Box<dyn Error>> {
+        if self.is_compaction {
+            server.compact().await?;
+            return Ok(String::new());
+        }
         let begun = tokio::time::Instant::now();
         let answer = loop {
             let answer = server.send(self.request(values)?).await?;

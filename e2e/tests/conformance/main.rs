@@ -18,7 +18,7 @@ mod server;
 mod webhook;
 
 use std::process::ExitCode;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use similar::TextDiff;
@@ -37,6 +37,8 @@ struct Stage {
     runtime: Runtime,
     servers: OnceLock<Result<Servers, String>>,
     differences: Differences,
+    /// Held for writing by a case that is alone.
+    turn: RwLock<()>,
 }
 
 impl Stage {
@@ -57,6 +59,7 @@ fn main() -> ExitCode {
         runtime: Runtime::new().expect("a runtime"),
         servers: OnceLock::new(),
         differences: Differences::read(),
+        turn: RwLock::default(),
     });
     let cases = cases::all();
     let names: Vec<_> = cases.iter().map(|case| case.name).collect();
@@ -90,6 +93,11 @@ fn main() -> ExitCode {
 /// Plays a case on both servers and compares.
 fn judge(stage: &Stage, case: &Case) -> Result<Completion, Failed> {
     let servers = stage.servers()?;
+    let turn = &stage.turn;
+    let _alone = case
+        .is_alone
+        .then(|| turn.write().unwrap_or_else(PoisonError::into_inner));
+    let _beside = (!case.is_alone).then(|| turn.read().unwrap_or_else(PoisonError::into_inner));
     let (embedded, real) = stage
         .runtime
         .block_on(async { tokio::join!(case.play(&servers.embedded), case.play(&servers.real)) });

@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::net::{Ipv4Addr, SocketAddr};
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use capi_testkit::apiserver::{ApiServer, TlsFace};
 use e2e::apply::Applier;
 use e2e::management::{Management, Ports};
@@ -12,7 +13,7 @@ use http_body_util::BodyExt as _;
 use kube::client::Body;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::cases;
 use crate::webhook::Webhook;
@@ -20,9 +21,21 @@ use crate::webhook::Webhook;
 /// Ports of the real server, away from those of `up`.
 const PORTS: Ports = Ports(26_540);
 
+/// Where a kube-apiserver writes down up to which revision the history was forgotten; all that share an
+/// etcd watch it.
+const COMPACTED: &str = "compact_rev_key";
+
+/// Where a server keeps its objects.
+enum Store {
+    Embedded(ApiServer),
+    /// The URL of etcd.
+    Etcd(String),
+}
+
 /// A server, whichever.
 pub(crate) struct Server {
     client: Client,
+    store: Store,
     pub(crate) webhook: Webhook,
 }
 
@@ -56,10 +69,12 @@ impl Servers {
         let servers = Self {
             embedded: Server {
                 client: Client::try_from(config)?,
+                store: Store::Embedded(api),
                 webhook: webhook.clone(),
             },
             real: Server {
                 client: management.client.clone(),
+                store: Store::Etcd(format!("http://127.0.0.1:{}", management.ports.etcd())),
                 webhook,
             },
             management,
@@ -88,6 +103,25 @@ impl Server {
         Ok(())
     }
 
+    /// Forgets the history, as a kube-apiserver has its etcd do every few minutes.
+    pub(crate) async fn compact(&self) -> Result<(), Box<dyn Error>> {
+        let etcd = match &self.store {
+            Store::Embedded(api) => {
+                api.compact();
+                return Ok(());
+            }
+            Store::Etcd(url) => url,
+        };
+        let key = STANDARD.encode(COMPACTED);
+        let held = ask(etcd, "range", &json!({"key": key})).await?;
+        let revision = held["header"]["revision"].as_str().unwrap_or_default();
+        let value = STANDARD.encode(revision);
+        ask(etcd, "put", &json!({"key": key, "value": value})).await?;
+        let compaction = json!({"revision": revision, "physical": true});
+        ask(etcd, "compaction", &compaction).await?;
+        Ok(())
+    }
+
     /// Sends a request and reads the whole answer.
     pub(crate) async fn send(
         &self,
@@ -99,4 +133,11 @@ impl Server {
         let text = String::from_utf8_lossy(&bytes).into_owned();
         Ok(Response::from_parts(parts, text))
     }
+}
+
+/// A call of etcd, by its JSON gateway.
+async fn ask(etcd: &str, method: &str, body: &Value) -> Result<Value, Box<dyn Error>> {
+    let url = format!("{etcd}/v3/kv/{method}");
+    let answer = reqwest::Client::new().post(url).json(body).send().await?;
+    Ok(answer.error_for_status()?.json().await?)
 }

@@ -1,17 +1,18 @@
 //! The simulator of Cluster API against the real one: the same day in both.
 //!
 //! Per object of the infrastructure provider, what Cluster API's controllers write to it is taken from
-//! both: who (field manager), how (apply, merge, delete), and which fields are set or removed. The real
-//! ones are read from the audit log of the kube-apiserver, the simulator from its client. Left out are
-//! times, uids, versions, made-up parts of names, refused writes, rehearsals, and a write that an actor
-//! repeats as it was, since that is a resync. Two actors do not wait for each other, so the order
-//! counts per actor.
+//! both: who (field manager), how (apply, merge, delete), which fields are set or removed, and how many
+//! objects live through the same. The real ones are read from the audit log of the kube-apiserver, the
+//! simulator from its client. Left out are times, uids, versions, made-up parts of names, refused
+//! writes, rehearsals, and a write that an actor repeats as it was, since that is a resync. Two actors
+//! do not wait for each other, so the order counts per actor.
 //!
 //! A difference is a fault of the simulator, or it is listed in `differences.txt` with its reason; an
 //! entry that is no difference any more fails, too.
 //!
-//! Without a workload API the control plane is never initialised, in neither world: workers get
-//! objects and no VMs, and nothing is rolled out or remediated.
+//! In the real world the machines make a workload cluster of real API servers and etcds, so that the
+//! control plane comes up, nodes are lost and replaced, and new templates are rolled out; in the other
+//! one it is played, too.
 
 #![allow(
     clippy::unwrap_used,

@@ -149,8 +149,8 @@ fn lines(writes: &[&Write]) -> Vec<String> {
     lines
 }
 
-/// Per role, what happens to its objects. Objects of a role that live unlike each other are variants,
-/// the shortest life first.
+/// Per role, what happens to its objects, and to how many. Objects of a role that live unlike each other
+/// are variants, the shortest life first.
 pub(crate) fn lives(writes: &[Write]) -> BTreeMap<String, Vec<String>> {
     let mut by_object: BTreeMap<(&str, &str), Vec<&Write>> = BTreeMap::new();
     for write in writes {
@@ -158,19 +158,18 @@ pub(crate) fn lives(writes: &[Write]) -> BTreeMap<String, Vec<String>> {
         let object = (resource, write.name.as_str());
         by_object.entry(object).or_default().push(write);
     }
-    let mut by_role: BTreeMap<String, BTreeSet<(usize, Vec<String>)>> = BTreeMap::new();
+    let mut by_role: BTreeMap<String, BTreeMap<(usize, Vec<String>), usize>> = BTreeMap::new();
     for writes in by_object.values() {
         let role = writes.iter().find_map(|write| role(write));
         let role = role.unwrap_or_else(|| "objects of nobody".to_owned());
         let lines = lines(writes);
-        by_role
-            .entry(role)
-            .or_default()
-            .insert((lines.len(), lines));
+        let variants = by_role.entry(role).or_default();
+        *variants.entry((lines.len(), lines)).or_default() += 1;
     }
     let mut lives = BTreeMap::new();
     for (role, variants) in by_role {
-        for (number, (_, lines)) in variants.into_iter().enumerate() {
+        for (number, ((_, mut lines), count)) in variants.into_iter().enumerate() {
+            lines.push(format!("{count} live like this"));
             let role = match number {
                 0 => role.clone(),
                 number => format!("{role}, variant {}", number + 1),

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::{CONFIG_MAPS, WIDGETS, at, widget};
-use crate::case::{Case, MERGE, Step, case, get, patch, post};
+use crate::case::{Case, MERGE, Step, case, compact, get, patch, post, watch};
 
 fn labelled(name: &str, group: &str, colour: &str) -> Step {
     post(
@@ -110,6 +110,29 @@ pub(crate) fn cases() -> Vec<Case> {
                 get(&format!("{WIDGETS}?limit=x")),
             ]),
         ),
+        case(
+            "compaction",
+            with([
+                get(&format!("{WIDGETS}?limit=2"))
+                    .keep("next", "/metadata/continue")
+                    .keep("rv", "/metadata/resourceVersion"),
+                patch(MERGE, &at("d"), json!({"spec": {"size": 9}})),
+                compact(),
+                // A real server's caches learn of it within 15 s.
+                get(&format!("{WIDGETS}?limit=2&continue={{next}}"))
+                    .until(|status, _| status == 410)
+                    .keep("again", "/metadata/continue"),
+                get(&format!("{WIDGETS}?limit=2&continue={{again}}")),
+                get(&format!(
+                    "{WIDGETS}?resourceVersion={{rv}}&resourceVersionMatch=Exact"
+                )),
+                get(&format!(
+                    "{WIDGETS}?resourceVersion={{rv}}&resourceVersionMatch=NotOlderThan"
+                )),
+                watch(&format!("{WIDGETS}?resourceVersion=1")),
+            ]),
+        )
+        .alone(),
         case(
             "list-versions",
             with([
