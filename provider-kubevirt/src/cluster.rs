@@ -328,6 +328,7 @@ impl External for Clusters {
         let (namespace, name) = (&claim.namespace, &claim.service);
         on.want(namespace, &[Kind::Service]);
         let services = on.services();
+        on.first_list(Kind::Service, services, namespace).await;
         let known = services.get(namespace, name);
         if depth == Depth::Listing {
             let is_live = services.watched(namespace) == Watched::Live;

@@ -31,7 +31,7 @@ pub const RULES: &[Rule] = &[
     Rule {
         group: "kubevirt.io",
         resource: "virtualmachineinstancemigrations",
-        verbs: &["create", "get", "list", "watch"],
+        verbs: &["create", "delete", "get", "list", "watch"],
     },
     Rule {
         group: "cdi.kubevirt.io",

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use capi_contract::ledger::LEDGER_ANNOTATION;
-use capi_contract::{Class, Classify, Connect, Hook, Ledger, Moment, ObjectName, Occasion};
+use capi_contract::{Class, Classify, Connect, Hook, Intent, Ledger, Moment, ObjectName, Occasion};
 use kube::{Api, Client, Resource, ResourceExt};
 use parking_lot::Mutex;
 use serde_json::Value;
@@ -225,7 +225,7 @@ impl<K: Kind, C: Connect<Session = SessionOf<K>>> Pass<'_, K, C> {
         if std::mem::take(&mut self.visit.is_first)
             && let Some(ledger) = &found
             && ledger.proven
-            && ledger.intent.is_none()
+            && self.is_closed(ledger)
             && !self.driver.kind.is_unfinished(&self.subject)
             && self.was_left_ready()
         {
@@ -236,6 +236,15 @@ impl<K: Kind, C: Connect<Session = SessionOf<K>>> Pass<'_, K, C> {
         self.is_recorded = found.is_some() && self.has_finalizer();
         self.ledger = found.or_else(|| self.visit.chosen.clone());
         Ok(())
+    }
+
+    /// Whether nothing more can come of the ledger's intent. That of the last create stays there, since
+    /// nothing has to be written once the thing runs.
+    fn is_closed(&self, ledger: &Ledger<ClaimOf<K>>) -> bool {
+        let now = self.driver.options.clock.wall().as_second();
+        let is_create =
+            |intent: &Intent| intent.settle_seconds.is_some() && intent.operation.is_none();
+        ledger.intent.as_ref().is_none_or(is_create) && self.visit.outstanding(now).is_none()
     }
 
     /// Whether the status says that all was well with the spec as it is now. It decides how closely to

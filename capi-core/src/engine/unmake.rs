@@ -30,6 +30,11 @@ fn reason_of<'a>(word: &'a str, name: &str) -> Option<&'a str> {
     }
 }
 
+/// Whether a failure means that nobody knows what is there; a refused step has been looked at before.
+fn is_blind(failure: &Failure) -> bool {
+    ["Connect", "Recover", "Observe"].contains(&failure.call.as_ref())
+}
+
 impl<K: Kind, C: Connect<Session = SessionOf<K>>> Pass<'_, K, C> {
     /// One pass over an object that is being deleted.
     pub(super) async fn leave(&mut self) -> Result<Outcome, Stop> {
@@ -48,8 +53,12 @@ impl<K: Kind, C: Connect<Session = SessionOf<K>>> Pass<'_, K, C> {
                 }
                 self.say_goodbye().await?;
                 match self.unmake().await {
-                    Err(Stop::Failed(failure)) => self.abandon(failure).await,
-                    other => other,
+                    Err(Stop::Failed(failure)) if is_blind(&failure) => self.abandon(failure).await,
+                    // Whatever else went wrong, the backend was there to be looked at.
+                    other => {
+                        self.visit.blind_since = None;
+                        other
+                    }
                 }
             }
         }
@@ -60,12 +69,11 @@ impl<K: Kind, C: Connect<Session = SessionOf<K>>> Pass<'_, K, C> {
     async fn abandon(&mut self, failure: Failure) -> Result<Outcome, Stop> {
         let annotations = self.subject.object.annotations();
         let word = annotations.get(ABANDON_ANNOTATION);
-        let is_blind = ["Connect", "Recover", "Observe"].contains(&failure.call.as_ref());
         let now = self.driver.options.clock.monotonic();
-        let since = self.visit.failing_since;
-        let is_lasting = since.is_some_and(|since| now >= since + BLIND_FOR);
+        let since = *self.visit.blind_since.get_or_insert(now);
+        let is_lasting = now >= since + BLIND_FOR;
         let why = word.and_then(|word| reason_of(word, &self.name.name));
-        let (Some(why), true, true) = (why, is_blind, is_lasting) else {
+        let (Some(why), true) = (why, is_lasting) else {
             return Err(failure.into());
         };
         let message = format!(

@@ -40,6 +40,8 @@ pub(crate) struct Visit<C> {
     uid: Option<String>,
     pub(crate) failures: u32,
     pub(crate) failing_since: Option<Duration>,
+    /// Since when nobody has been able to look at the thing of an object that is being deleted.
+    pub(crate) blind_since: Option<Duration>,
     pub(crate) conflicts: u32,
     /// A claim that was chosen and not written yet.
     pub(crate) chosen: Option<Ledger<C>>,
@@ -78,6 +80,7 @@ impl<C: Claim> Visit<C> {
             uid,
             failures: 0,
             failing_since: None,
+            blind_since: None,
             conflicts: 0,
             chosen: None,
             is_new_claim: false,

@@ -304,6 +304,34 @@ async fn a_word_given_in_advance_does_not_turn_an_outage_into_a_leak() {
     assert!(world.farm.vms().is_empty(), "leaked");
 }
 
+/// A backend that refuses for long is not one that is gone: a single look that fails then is an outage
+/// of a moment.
+#[tokio::test(start_paused = true)]
+async fn a_long_refusal_and_a_blind_look_do_not_make_a_lost_backend() {
+    let world = World::with_machine(Duration::ZERO).await;
+    world.until_provisioned("m").await;
+    let word = json!({"metadata": {"annotations": {"capi-rs.dev/abandon": "m: in advance"}}});
+    world.patch("FarmMachine", "m", word).await;
+    for _ in 0..200 {
+        let locked = FarmError::new(Class::Transient, "the VM is locked");
+        world.farm.refuse("destroy", locked);
+    }
+    world.delete("FarmMachine", "m").await;
+    seconds(300).await;
+    let looks = |farm: &crate::farm::Farm| {
+        let calls = farm.calls();
+        calls.iter().filter(|call| call.starts_with("look")).count()
+    };
+    let before = looks(&world.farm);
+    let gone = FarmError::new(Class::Transient, "no route to host");
+    world.farm.refuse("look", gone);
+    // The longest pause after a failure is two minutes, and a quarter.
+    seconds(151).await;
+    assert!(looks(&world.farm) > before, "nobody has looked");
+    assert!(world.machine("m").is_some(), "given up");
+    assert_eq!(world.farm.vms().len(), 1);
+}
+
 /// A backend that is gone for good is given up by a person's word, never by itself.
 #[tokio::test(start_paused = true)]
 async fn a_machine_of_a_lost_backend_is_given_up_only_by_annotation() {

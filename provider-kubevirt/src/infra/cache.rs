@@ -1,8 +1,11 @@
 //! What is known of one kind in the infra cluster without asking: what a watch brought, and for a
 //! moment what our own requests answered.
 //!
-//! It proves presence, never absence (R5); and every change that is decided on it names the version
-//! it is meant for, so that the server refuses one that was decided on an old view.
+//! What is not in it may be there all the same (R5); and every change that is decided on it names the
+//! version it is meant for, so that the server refuses one that was decided on an old view.
+//!
+//! One end is known without asking: that of an object, known by its uid, whose deletion this process
+//! has asked for and which the watch then told the end of.
 
 use std::collections::HashMap;
 use std::pin::pin;
@@ -23,6 +26,12 @@ const ANSWER_FOR: Duration = Duration::from_secs(2);
 /// How many answers are kept: more than machines that one infra cluster can have in flight.
 const ANSWERS_MAX: usize = 10_000;
 
+/// How long the end of an object is remembered: its machine is woken by it and looks at once.
+const ENDED_FOR: Duration = Duration::from_secs(10);
+
+/// How many deletions are remembered until their end; of more than these, objects are asked for.
+const ENDINGS_MAX: usize = 10_000;
+
 /// Namespace and name.
 type Key = (String, String);
 
@@ -38,6 +47,23 @@ pub struct Cache<K> {
 struct Inner<K> {
     spaces: HashMap<String, Space<K>>,
     answers: HashMap<Key, (Instant, Answer<K>)>,
+    /// The objects whose deletion was asked for.
+    endings: HashMap<Key, Ending<K>>,
+}
+
+/// An object whose deletion was asked for.
+#[derive(Debug)]
+struct Ending<K> {
+    uid: String,
+    /// The moment of its end, and what it was.
+    ended: Option<(Instant, Arc<K>)>,
+}
+
+impl<K> Ending<K> {
+    fn is_over(&self) -> bool {
+        let ended = self.ended.as_ref();
+        ended.is_some_and(|(at, _)| at.elapsed() >= ENDED_FOR)
+    }
 }
 
 /// What a request of our own was answered with.
@@ -56,6 +82,8 @@ struct Space<K> {
     /// What a list that is under way has brought.
     listing: Option<HashMap<String, Arc<K>>>,
     watched: Watched,
+    /// Whether somebody could not wait for the first list, and has asked for objects one by one.
+    has_asked: bool,
     /// The newest version that the watch has brought: of what is older, it knows more than an answer.
     newest: u64,
 }
@@ -78,6 +106,7 @@ impl<K> Default for Space<K> {
             objects: HashMap::new(),
             listing: None,
             watched: Watched::No,
+            has_asked: false,
             newest: 0,
         }
     }
@@ -88,10 +117,22 @@ impl<K> Default for Cache<K> {
         let inner = Inner {
             spaces: HashMap::new(),
             answers: HashMap::new(),
+            endings: HashMap::new(),
         };
         Self {
             inner: RwLock::new(inner),
             news: Notify::new(),
+        }
+    }
+}
+
+impl<K: Resource> Inner<K> {
+    /// Forgets the deletion of what was under a name before, where something else is there now.
+    fn unless_another(&mut self, key: &Key, object: &K) {
+        if let Some(ending) = self.endings.get(key)
+            && Some(&ending.uid) != object.meta().uid.as_ref()
+        {
+            self.endings.remove(key);
         }
     }
 }
@@ -145,10 +186,43 @@ impl<K: Resource> Cache<K> {
         loop {
             let mut news = pin!(self.news.notified());
             news.as_mut().enable();
-            let waits = self.watched(namespace) == Watched::No;
-            if !waits || timeout_at(until, news).await.is_err() {
+            if self.watched(namespace) != Watched::No {
                 return;
             }
+            if timeout_at(until, news).await.is_err() {
+                let mut inner = self.inner.write();
+                let space = inner.spaces.entry(namespace.to_owned()).or_default();
+                space.has_asked = true;
+                return;
+            }
+        }
+    }
+
+    /// What was there under this name until a moment ago, if this process has asked for its deletion,
+    /// the watch has told of its end, and nothing has come in its place since.
+    pub fn ended(&self, namespace: &str, name: &str) -> Option<Arc<K>> {
+        let inner = self.inner.read();
+        let space = inner.spaces.get(namespace)?;
+        if space.watched != Watched::Live || space.objects.contains_key(name) {
+            return None;
+        }
+        let ending = inner
+            .endings
+            .get(&(namespace.to_owned(), name.to_owned()))?;
+        let (at, object) = ending.ended.as_ref()?;
+        (at.elapsed() < ENDED_FOR).then(|| Arc::clone(object))
+    }
+
+    /// Notes that the deletion of an object was asked for, by itself or by that of its owner.
+    pub(crate) fn deleting(&self, namespace: &str, name: &str, uid: &str) {
+        let key = (namespace.to_owned(), name.to_owned());
+        let mut inner = self.inner.write();
+        if inner.endings.len() >= ENDINGS_MAX {
+            inner.endings.retain(|_, ending| !ending.is_over());
+        }
+        if inner.endings.len() < ENDINGS_MAX {
+            let uid = uid.to_owned();
+            inner.endings.insert(key, Ending { uid, ended: None });
         }
     }
 
@@ -156,6 +230,8 @@ impl<K: Resource> Cache<K> {
     pub fn answered(&self, object: K) -> Arc<K> {
         let object = Arc::new(object);
         let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
+        let key = (namespace.clone(), name.clone());
+        self.inner.write().unless_another(&key, object.as_ref());
         self.note((namespace, name), Answer::Is(Arc::clone(&object)));
         object
     }
@@ -207,10 +283,12 @@ impl<K: Resource> Cache<K> {
         listing.insert(object.name_any(), Arc::new(object));
     }
 
-    /// A list has come to its end. What has changed by it, in the form before for what is gone.
+    /// A list has come to its end. What has changed by it, in the form before for what is gone. The
+    /// first one changes nothing: whoever looks has waited for it, or else all of it is news.
     pub(crate) fn done(&self, namespace: &str) -> Vec<Arc<K>> {
         let mut inner = self.inner.write();
         let space = inner.spaces.entry(namespace.to_owned()).or_default();
+        let is_first = space.watched == Watched::No && !space.has_asked;
         space.watched = Watched::Live;
         self.news.notify_waiters();
         let Some(listing) = space.listing.take() else {
@@ -223,6 +301,9 @@ impl<K: Resource> Cache<K> {
             let old = before.get(*name);
             old.is_none_or(|old| version(old.as_ref()) != version(object.as_ref()))
         });
+        if is_first {
+            return Vec::new();
+        }
         let all = gone.chain(changed);
         all.map(|(_, object)| Arc::clone(object)).collect()
     }
@@ -235,16 +316,26 @@ impl<K: Resource> Cache<K> {
         space.watched = Watched::Live;
         space.newest = space.newest.max(version(object.as_ref()));
         space.objects.insert(object.name_any(), Arc::clone(&object));
+        let key = (namespace.to_owned(), object.name_any());
+        inner.unless_another(&key, object.as_ref());
         object
     }
 
     /// The watch has told of the end of an object.
-    pub(crate) fn deleted(&self, namespace: &str, object: &K) {
+    pub(crate) fn deleted(&self, namespace: &str, object: K) -> Arc<K> {
+        let object = Arc::new(object);
         let mut inner = self.inner.write();
         let space = inner.spaces.entry(namespace.to_owned()).or_default();
         space.watched = Watched::Live;
-        space.newest = space.newest.max(version(object));
+        space.newest = space.newest.max(version(object.as_ref()));
         space.objects.remove(&object.name_any());
+        let key = (namespace.to_owned(), object.name_any());
+        if let Some(ending) = inner.endings.get_mut(&key)
+            && Some(&ending.uid) == object.meta().uid.as_ref()
+        {
+            ending.ended = Some((Instant::now(), Arc::clone(&object)));
+        }
+        object
     }
 
     /// The watch has broken off.
@@ -252,6 +343,10 @@ impl<K: Resource> Cache<K> {
         let mut inner = self.inner.write();
         let space = inner.spaces.entry(namespace.to_owned()).or_default();
         space.watched = Watched::Broken;
+        // While nobody watches, another may come under a name whose end was told.
+        inner
+            .endings
+            .retain(|(at, _), ending| at != namespace || ending.ended.is_none());
         self.news.notify_waiters();
     }
 
@@ -303,7 +398,7 @@ mod tests {
         tokio::time::advance(ANSWER_FOR).await;
         assert_eq!(seen(&cache, "a"), Some(5), "an answer ages");
         cache.answered(vm("a", 7));
-        cache.deleted("ns", &vm("a", 8));
+        cache.deleted("ns", vm("a", 8));
         assert_eq!(seen(&cache, "a"), None, "the watch knows of its end");
         cache.answered(vm("b", 9));
         cache.applied("ns", vm("c", 10));
@@ -330,6 +425,70 @@ mod tests {
         assert_eq!(cache.watched("other"), Watched::No);
     }
 
+    fn names(changed: &[Arc<VmView>]) -> Vec<String> {
+        let mut names: Vec<_> = changed.iter().map(|vm| vm.name_any()).collect();
+        names.sort();
+        names
+    }
+
+    /// After a restart nothing has changed, and whoever looks has waited for the list.
+    #[tokio::test(start_paused = true)]
+    async fn the_first_list_changes_nothing_for_those_who_have_waited_for_it() {
+        let listed = |cache: &Cache<VmView>| {
+            cache.begin("ns");
+            cache.listed("ns", vm("a", 1));
+            names(&cache.done("ns"))
+        };
+        assert_eq!(listed(&Cache::default()), [""; 0]);
+        let impatient = Cache::default();
+        impatient.first_list("ns", Instant::now()).await;
+        assert_eq!(listed(&impatient), ["a"], "it was asked for meanwhile");
+        let broken = Cache::default();
+        broken.broke("ns");
+        broken.first_list("ns", Instant::now()).await;
+        assert_eq!(listed(&broken), ["a"], "nobody waits for a broken watch");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn r5_only_an_end_that_was_asked_for_and_told_is_known_without_asking() {
+        let cache = live(&[vm("a", 5), vm("b", 6)]);
+        let ended = |name| cache.ended("ns", name).is_some();
+        cache.deleted("ns", vm("b", 7));
+        assert!(!ended("b"), "nobody has asked for it");
+        cache.deleting("ns", "a", "a");
+        assert!(!ended("a"), "it is still there");
+        cache.deleted("ns", vm("a", 8));
+        assert!(ended("a"));
+        tokio::time::advance(ENDED_FOR).await;
+        assert!(!ended("a"), "by now anything may have come");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn r5_an_end_is_forgotten_where_another_may_be_there() {
+        let ended = || {
+            let cache = live(&[vm("a", 5)]);
+            cache.deleting("ns", "a", "a");
+            cache.deleted("ns", vm("a", 6));
+            assert!(cache.ended("ns", "a").is_some());
+            cache
+        };
+        let mut another = vm("a", 7);
+        another.metadata.uid = Some("another".into());
+        let (answered, applied, broken, stranger) = (ended(), ended(), ended(), live(&[]));
+        answered.answered(another.clone());
+        assert!(answered.ended("ns", "a").is_none());
+        applied.applied("ns", another.clone());
+        applied.deleted("ns", another.clone());
+        assert!(applied.ended("ns", "a").is_none(), "its end was not ours");
+        broken.broke("ns");
+        broken.begin("ns");
+        broken.done("ns");
+        assert!(broken.ended("ns", "a").is_none());
+        stranger.deleting("ns", "a", "a");
+        stranger.deleted("ns", another);
+        assert!(stranger.ended("ns", "a").is_none());
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_new_list_tells_what_changed_and_what_is_gone() {
         let cache = live(&[vm("a", 1), vm("b", 2), vm("c", 3)]);
@@ -342,9 +501,7 @@ mod tests {
         for object in [vm("a", 1), vm("b", 5), vm("d", 6)] {
             cache.listed("ns", object);
         }
-        let mut changed: Vec<_> = cache.done("ns").iter().map(|vm| vm.name_any()).collect();
-        changed.sort();
-        assert_eq!(changed, ["b", "c", "d"]);
+        assert_eq!(names(&cache.done("ns")), ["b", "c", "d"]);
         assert_eq!(cache.len(), 3);
     }
 }

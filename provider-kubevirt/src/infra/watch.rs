@@ -119,10 +119,7 @@ fn take<K: Resource>(event: Event<K>, to: &Upkeep<'_, K>, changed: &impl Fn(&K))
             }
         }
         Event::Apply(object) => changed(&cache.applied(namespace, object)),
-        Event::Delete(object) => {
-            cache.deleted(namespace, &object);
-            changed(&object);
-        }
+        Event::Delete(object) => changed(&cache.deleted(namespace, object)),
     }
 }
 

@@ -106,7 +106,8 @@ pub(super) fn migration_name(claim: &MachineClaim) -> String {
 /// Looks at the machine of a claim.
 ///
 /// What a watch brought is enough to know that something is there: whatever is done about it names
-/// the version it is meant for. That something is not there is asked of the server, object by object.
+/// the version it is meant for. That something is not there is asked of the server, object by object,
+/// unless it is the very thing whose deletion was asked for, and the watch has told of its end.
 pub(super) async fn look(
     on: &Session,
     claim: &MachineClaim,
@@ -132,9 +133,11 @@ pub(super) async fn look(
             _ => Ok(Lookup::Unsettled(unlisted(claim))),
         };
     }
-    let vm = match known {
-        Some(vm) => Some(vm),
-        None => look.ask(on.vms(), name).await?,
+    let ended = on.vms().ended(namespace, name);
+    let vm = match (known, ended) {
+        (Some(vm), _) => Some(vm),
+        (None, Some(ended)) if whose(claim, &ended) == Whose::Ours => None,
+        (None, _) => look.ask(on.vms(), name).await?,
     };
     match vm {
         None => look.without_vm(Lookup::Absent).await,
@@ -207,7 +210,12 @@ impl Look<'_> {
 
     /// What the watch knows of an object beside the VM. Nothing is done because of its absence, so
     /// the server is asked only where nobody watches.
-    async fn beside<K>(&self, cache: &Cache<K>, name: &str) -> Result<Option<Arc<K>>, MachineError>
+    async fn beside<K>(
+        &self,
+        kind: Kind,
+        cache: &Cache<K>,
+        name: &str,
+    ) -> Result<Option<Arc<K>>, MachineError>
     where
         K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>
             + serde::de::DeserializeOwned
@@ -215,6 +223,7 @@ impl Look<'_> {
             + std::fmt::Debug,
     {
         let namespace = &self.claim.namespace;
+        self.on.first_list(kind, cache, namespace).await;
         match cache.get(namespace, name) {
             Some(found) => Ok(Some(found)),
             None if cache.watched(namespace) == Watched::Live => Ok(None),
@@ -225,7 +234,8 @@ impl Look<'_> {
     /// What there is beside a VM that is ours.
     async fn at(&self, vm: Arc<VmView>) -> Result<Seen, MachineError> {
         let (on, claim) = (self.on, self.claim);
-        let instance = self.beside(on.instances(), &claim.name).await?;
+        let instance = self.beside(Kind::Instance, on.instances(), &claim.name);
+        let instance = instance.await?;
         let instance = instance.filter(|instance| instance.is_of(&vm));
         let runs = instance
             .as_ref()
@@ -233,14 +243,16 @@ impl Look<'_> {
         let mut volumes = Vec::new();
         if !runs {
             for name in &claim.volumes {
-                volumes.push((name.clone(), self.beside(on.volumes(), name).await?));
+                let volume = self.beside(Kind::Volume, on.volumes(), name).await?;
+                volumes.push((name.clone(), volume));
             }
         }
         let evicted = instance.as_ref();
         let evicted = evicted.is_some_and(|one| one.status.evacuation_node_name.is_some());
         let migration = if evicted {
             on.want(&claim.namespace, &[Kind::Migration]);
-            self.beside(on.migrations(), &migration_name(claim)).await?
+            let name = migration_name(claim);
+            self.beside(Kind::Migration, on.migrations(), &name).await?
         } else {
             // Known only if one was asked for in this process; that is when it has to be removed.
             on.migrations()
@@ -294,15 +306,35 @@ impl Look<'_> {
         }))
     }
 
+    /// Asks for what may be left, unless the watch has told of its end.
+    async fn left<K>(
+        &self,
+        kind: RemainKind,
+        cache: &Cache<K>,
+        name: &str,
+    ) -> Result<Option<Arc<K>>, MachineError>
+    where
+        K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>
+            + serde::de::DeserializeOwned
+            + Clone
+            + std::fmt::Debug,
+    {
+        let ended = cache.ended(&self.claim.namespace, name);
+        match ended.and_then(|one| self.remain(kind, one.meta())) {
+            Some(_) => Ok(None),
+            None => self.ask(cache, name).await,
+        }
+    }
+
     async fn remains(&self) -> Result<Vec<Remain>, MachineError> {
         let (on, claim) = (self.on, self.claim);
         let mut remains = Vec::new();
-        let instance = self.ask(on.instances(), &claim.name).await?;
-        if let Some(one) = instance {
+        let instance = self.left(RemainKind::Instance, on.instances(), &claim.name);
+        if let Some(one) = instance.await? {
             remains.extend(self.remain(RemainKind::Instance, &one.metadata));
         }
         for name in &claim.volumes {
-            let volume = match self.ask(on.volumes(), name).await {
+            let volume = match self.left(RemainKind::Volume, on.volumes(), name).await {
                 // Without CDI there are no DataVolumes.
                 Err(MachineError::Infra(error)) if error.is_unserved() => None,
                 asked => asked?,

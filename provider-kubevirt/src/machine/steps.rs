@@ -5,13 +5,14 @@ use std::time::Duration;
 use capi_contract::{Bootstrap, Effect, Format, Receipt, Step, Supply};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Secret};
+use kube::{Resource, ResourceExt};
 use serde_json::{Value, json};
 
 use super::claim::MachineClaim;
 use super::error::MachineError;
 use super::observe::{BOOTSTRAP_ANNOTATION, ONCE, Remain, RemainKind, USED, migration_name};
 use crate::api::BootstrapDataSource;
-use crate::infra::{DataVolumeView, Deletion, InfraError, InstanceView, Version, VmView};
+use crate::infra::{Cache, DataVolumeView, Deletion, InfraError, InstanceView, Version, VmView};
 use crate::session::{SecretNote, Session};
 
 /// How long a create may still take effect after its caller is gone. A Kubernetes API server gives up
@@ -274,6 +275,7 @@ async fn delete_vm(
     claim: &MachineClaim,
     version: &Version,
 ) -> Result<(), MachineError> {
+    note_deletion(on, claim, version);
     let left = on
         .infra()
         .delete::<VmView>(&claim.namespace, &claim.name, version, Deletion::Foreground)
@@ -281,6 +283,30 @@ async fn delete_vm(
     on.vms()
         .removed(&claim.namespace, &claim.name, version, left);
     Ok(())
+}
+
+/// Notes what is about to go: the VM, and what it owns. Before the request, since the watch may tell of
+/// their ends before it is answered.
+fn note_deletion(on: &Session, claim: &MachineClaim, vm: &Version) {
+    let (namespace, name) = (&claim.namespace, &claim.name);
+    on.vms().deleting(namespace, name, &vm.uid);
+    if let Some(instance) = on.instances().get(namespace, name) {
+        note_with(on.instances(), instance.as_ref(), vm);
+    }
+    for name in &claim.volumes {
+        if let Some(volume) = on.volumes().get(namespace, name) {
+            note_with(on.volumes(), volume.as_ref(), vm);
+        }
+    }
+}
+
+fn note_with<K: Resource>(cache: &Cache<K>, object: &K, vm: &Version) {
+    let owners = object.meta().owner_references.iter().flatten();
+    let is_owned = owners.into_iter().any(|owner| owner.uid == vm.uid);
+    if let Some(uid) = object.meta().uid.as_deref().filter(|_| is_owned) {
+        let namespace = object.namespace().unwrap_or_default();
+        cache.deleting(&namespace, &object.name_any(), uid);
+    }
 }
 
 async fn remove(on: &Session, claim: &MachineClaim, remain: &Remain) -> Result<(), InfraError> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use capi_contract::InfraMachine;
 use capi_core::{Clock, Options, Provider};
-use capi_testkit::apiserver::{ApiServer, AuditRecord};
+use capi_testkit::apiserver::{ApiServer, AuditRecord, Authorization, User};
 use capi_testkit::crds;
 use capi_testkit::ipam::Ipam;
 use capi_testkit::sweep::PROVIDER;
@@ -21,6 +21,7 @@ use provider_kubevirt::cluster::Clusters;
 use provider_kubevirt::connect::Connector;
 use provider_kubevirt::machine::Machines;
 use provider_kubevirt::session::Session;
+use provider_kubevirt::tenant::{self, ACCOUNT};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -82,11 +83,14 @@ impl Site {
         .await
     }
 
-    /// Inside the runtime of the test.
+    /// Inside the runtime of the test. In the infra cluster the provider is a tenant: what its rights
+    /// do not cover is refused.
     pub(crate) async fn with(builder: Builder) -> Self {
         let server = ApiServer::builder().seed(1).epoch(EPOCH).build();
         server.install_crds(DEFINITIONS.iter().cloned()).unwrap();
-        let infra = ApiServer::builder().seed(2).epoch(EPOCH).build();
+        let infra = ApiServer::builder().authorization(Authorization::Rbac);
+        let infra = infra.seed(2).epoch(EPOCH).build();
+        admit(&infra, NAMESPACE).await;
         let platform = builder.epoch(EPOCH).seed(7).build_in(&infra).await.unwrap();
         Self {
             server,
@@ -130,7 +134,10 @@ impl Site {
     pub(crate) fn start_provider(&self) -> tokio::task::JoinHandle<()> {
         let site = self.clone();
         tokio::spawn(async move {
-            let clients = (site.server.client(PROVIDER), site.infra.client(PROVIDER));
+            let clients = (
+                site.server.client(PROVIDER),
+                tenant_of(&site.infra, NAMESPACE),
+            );
             site.provide(clients.0, clients.1, Machines).await;
         })
     }
@@ -242,6 +249,30 @@ impl Site {
     pub(crate) fn marks(&self) -> (u64, u64) {
         (self.server.audit().mark(), self.infra.audit().mark())
     }
+}
+
+/// Makes the provider a tenant of a namespace, with the rights that `tenant` gives it and no others.
+pub(crate) async fn admit(infra: &ApiServer, namespace: &str) {
+    let administrator = infra.client("administrator");
+    let params = PatchParams::apply("administrator");
+    for object in tenant::manifests(namespace) {
+        let version = object["apiVersion"].as_str().unwrap();
+        let (group, version) = version.split_once('/').unwrap_or(("", version));
+        let kind = GroupVersionKind::gvk(group, version, object["kind"].as_str().unwrap());
+        let resource = ApiResource::from_gvk(&kind);
+        let api: Api<DynamicObject> = match object["kind"] == "Namespace" {
+            true => Api::all_with(administrator.clone(), &resource),
+            false => Api::namespaced_with(administrator.clone(), namespace, &resource),
+        };
+        let name = object["metadata"]["name"].as_str().unwrap();
+        let applied = api.patch(name, &params, &Patch::Apply(&object)).await;
+        applied.unwrap();
+    }
+}
+
+/// A client of the infra cluster with a tenant's rights.
+pub(crate) fn tenant_of(infra: &ApiServer, namespace: &str) -> Client {
+    infra.client_as(PROVIDER, &User::service_account(namespace, ACCOUNT))
 }
 
 /// The infra cluster: `apiVersion`, `kind`, `spec`.

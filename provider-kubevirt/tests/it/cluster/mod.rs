@@ -6,7 +6,6 @@ mod world;
 
 use std::time::Duration;
 
-use capi_testkit::apiserver::ApiServer;
 use serde_json::{Value, json};
 
 use self::world::{World, is_provisioned, seconds};
@@ -135,18 +134,33 @@ async fn capk_365_a_port_without_a_host_is_the_services_port() {
 #[tokio::test(start_paused = true)]
 async fn capk_defect_1_a_refused_service_says_why() {
     let world = World::new().await;
+    let template = json!({"metadata": {"labels": {"team": "no label"}}});
+    world
+        .create_cluster(json!({"controlPlaneServiceTemplate": template}))
+        .await;
+    seconds(30).await;
+    let condition = world.condition("LoadBalancerAvailable");
+    assert_eq!(condition["reason"], "Misconfigured", "{condition}");
+    assert!(
+        condition["message"].as_str().unwrap().contains("no label"),
+        "{condition}"
+    );
+}
+
+/// Defect 1: so is the right that is missing, with the namespace where it is.
+#[tokio::test(start_paused = true)]
+async fn capk_defect_1_a_service_without_the_right_says_which() {
+    let world = World::new().await;
     let template = json!({"metadata": {"namespace": "nowhere"}});
     world
         .create_cluster(json!({"controlPlaneServiceTemplate": template}))
         .await;
     seconds(30).await;
     let condition = world.condition("LoadBalancerAvailable");
-    assert_eq!(
-        condition["reason"], "LoadBalancerCreateFailed",
-        "{condition}"
-    );
+    assert_eq!(condition["reason"], "CredentialsRefused", "{condition}");
+    let message = condition["message"].as_str().unwrap();
     assert!(
-        condition["message"].as_str().unwrap().contains("nowhere"),
+        message.contains("services") && message.contains("nowhere"),
         "{condition}"
     );
 }
@@ -314,7 +328,7 @@ async fn r5_two_management_clusters_do_not_share_a_service() {
 /// Take-over: the Service that the Go provider made goes on serving.
 #[tokio::test(start_paused = true)]
 async fn the_go_providers_service_is_taken_over_without_a_gap() {
-    let mut world = World::beside(ApiServer::builder().seed(1).build(), 2).await;
+    let mut world = World::beside(world::infra(), 2).await;
     let before = world.create_service(of_the_go_provider()).await;
     let finalizer = "kubevirtcluster.infrastructure.cluster.x-k8s.io";
     let endpoint = json!({"host": "10.96.0.77", "port": 6443});

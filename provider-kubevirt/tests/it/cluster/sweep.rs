@@ -6,7 +6,6 @@
 
 use std::sync::Mutex;
 
-use capi_testkit::apiserver::ApiServer;
 use capi_testkit::faults::Faults;
 use capi_testkit::sweep::{Family, Goal, Held, Interference, Sweep, World as Swept};
 use futures::FutureExt;
@@ -14,7 +13,8 @@ use futures::future::BoxFuture;
 use serde_json::{Value, json};
 
 use super::MARK;
-use super::world::{PROVIDER, World, is_provisioned};
+use super::world::{NS, PROVIDER, World, is_provisioned};
+use crate::site::tenant_of;
 
 /// A prime, so that it falls on every way in which a call can go wrong.
 const STRIDE: usize = 31;
@@ -38,7 +38,7 @@ struct Life {
 impl Life {
     async fn new() -> Self {
         Self {
-            world: World::beside(ApiServer::builder().seed(1).build(), 2).await,
+            world: World::beside(super::world::infra(), 2).await,
             stranger: Mutex::new(None),
         }
     }
@@ -73,7 +73,7 @@ impl Life {
 impl Swept for Life {
     fn start(&self, faults: Faults) -> BoxFuture<'static, ()> {
         let management = self.world.management.client_with(PROVIDER, &faults);
-        let infra = self.world.infra.client_with(PROVIDER, &faults);
+        let infra = faults.kubernetes(tenant_of(&self.world.infra, NS), PROVIDER);
         self.world.provide(management, infra).boxed()
     }
 

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use capi_core::{Clock, Options, Provider};
-use capi_testkit::apiserver::{ApiServer, AuditRecord};
+use capi_testkit::apiserver::{ApiServer, AuditRecord, Authorization};
 use capi_testkit::crds;
 use futures::StreamExt;
 use kube::Client;
@@ -21,6 +21,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
 use crate::record::recorded;
+use crate::site::{admit, tenant_of};
 
 pub(crate) const PROVIDER: &str = "provider";
 pub(crate) const NS: &str = "default";
@@ -33,6 +34,12 @@ const LIMIT: Duration = Duration::from_secs(1_800);
 
 fn epoch() -> jiff::Timestamp {
     "2026-01-01T00:00:00Z".parse().unwrap()
+}
+
+/// An infra cluster where roles decide what the provider may do.
+pub(crate) fn infra() -> ApiServer {
+    let builder = ApiServer::builder().authorization(Authorization::Rbac);
+    builder.epoch(epoch()).seed(1).build()
 }
 
 pub(crate) struct World {
@@ -48,8 +55,7 @@ pub(crate) struct World {
 impl World {
     /// With the engine running, and no cluster.
     pub(crate) async fn new() -> Self {
-        let infra = ApiServer::builder().epoch(epoch()).seed(1).build();
-        let mut world = Self::beside(infra, 2).await;
+        let mut world = Self::beside(infra(), 2).await;
         world.start();
         world
     }
@@ -62,6 +68,7 @@ impl World {
             .install_crds(surroundings.map(|name| crds::named(name).unwrap()))
             .unwrap();
         management.install_crds(api::crds()).unwrap();
+        admit(&infra, NS).await;
         let balances = Arc::new(AtomicBool::new(true));
         let controllers = tokio::spawn(serve(infra.client("controllers"), Arc::clone(&balances)));
         Self {
@@ -76,10 +83,7 @@ impl World {
 
     pub(crate) fn start(&mut self) {
         self.stop();
-        let (management, infra) = (
-            self.management.client(PROVIDER),
-            self.infra.client(PROVIDER),
-        );
+        let (management, infra) = (self.management.client(PROVIDER), tenant_of(&self.infra, NS));
         self.running = Some(tokio::spawn(self.provide(management, infra)));
     }
 

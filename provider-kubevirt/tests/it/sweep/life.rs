@@ -32,7 +32,8 @@ pub(super) async fn world(weakening: Weakening, machine: Value) -> ProviderWorld
         move |client, faults| {
             let site = of_run.clone();
             async move {
-                let infra = site.infra.client_with(PROVIDER, &faults);
+                let infra = site::tenant_of(&site.infra, NAMESPACE);
+                let infra = faults.kubernetes(infra, PROVIDER);
                 weak::provide(&site, weakening, client, infra).await;
             }
         },
