@@ -7,6 +7,7 @@ use capi_contract::{Class, Classify, Connect, Credentials, Identity, Wakes};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 
+use crate::login::Logins;
 use crate::session::Session;
 
 /// Key of the kubeconfig in the Secret.
@@ -35,6 +36,8 @@ type Dial = dyn Fn(Option<&Identity>) -> Client + Send + Sync;
 pub struct Connector {
     own: Option<Client>,
     through: Option<Arc<Dial>>,
+    logins: Option<Arc<dyn Logins>>,
+    wishes_ssh: bool,
 }
 
 impl fmt::Debug for Connector {
@@ -143,6 +146,27 @@ impl Connector {
         self
     }
 
+    /// Wishes for guests to be asked over SSH: [`asking`](Self::asking) follows once the cluster with the
+    /// keys is known.
+    #[must_use]
+    pub fn wishing_ssh(mut self) -> Self {
+        self.wishes_ssh = true;
+        self
+    }
+
+    /// Whether guests are to be asked over SSH.
+    #[must_use]
+    pub fn wishes_ssh(&self) -> bool {
+        self.wishes_ssh
+    }
+
+    /// Asks guests by these means whether their bootstrap is over.
+    #[must_use]
+    pub fn asking(mut self, logins: Arc<dyn Logins>) -> Self {
+        self.logins = Some(logins);
+        self
+    }
+
     /// Speaks through these clients whatever the credentials: for tests and for simulators in the
     /// same process. Kubeconfigs are read as ever.
     #[must_use]
@@ -180,7 +204,7 @@ impl Connector {
             Some(dial) => dial(Some(identity)),
             None => client(&format!("{KUBECONFIG} of Secret {secret}"), config)?,
         };
-        Ok(Session::new(client, Some(namespace)))
+        Ok(Session::new(client, Some(namespace)).asking(self.logins.clone()))
     }
 }
 
@@ -217,7 +241,10 @@ impl Connect for Connector {
     ) -> Result<Session, ConnectError> {
         match (identity, credentials) {
             (Some(identity), Some(data)) => self.foreign(identity, data).await,
-            _ => Ok(Session::new(self.own_client().await?, None)),
+            _ => {
+                let session = Session::new(self.own_client().await?, None);
+                Ok(session.asking(self.logins.clone()))
+            }
         }
     }
 

@@ -13,6 +13,8 @@
 //! | [`connect`] | from credentials to a session |
 //! | [`vm`] | the VirtualMachine that a machine asks for, pure |
 //! | [`rights`], [`tenant`] | what is done in a namespace, and who may do it |
+//! | [`login`] | asking guests over SSH, if that is asked for: who may ask what, and when |
+//! | `ssh` | what speaks SSH, with the feature `ssh` |
 //! | [`network`] | static addresses of a machine's networks, pure |
 //! | [`service`] | the Service in front of a control plane, pure |
 //! | [`cluster`] | KubevirtCluster on the seam |
@@ -24,10 +26,13 @@ pub mod cluster;
 pub mod connect;
 pub mod doctor;
 pub mod infra;
+pub mod login;
 pub mod machine;
 pub mod network;
 pub mod rights;
 pub mod service;
 pub mod session;
+#[cfg(feature = "ssh")]
+pub mod ssh;
 pub mod tenant;
 pub mod vm;

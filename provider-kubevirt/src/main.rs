@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+#[cfg(feature = "ssh")]
+use capi_contract::ObjectName;
 use capi_contract::checkup::Checkup;
 use capi_contract::{Connect as _, Identity};
 use capi_core::command::{self, BoxError, Program, Tool};
@@ -17,7 +19,11 @@ use provider_kubevirt::admission::{
 };
 use provider_kubevirt::cluster::Clusters;
 use provider_kubevirt::connect::Connector;
+#[cfg(feature = "ssh")]
+use provider_kubevirt::login;
 use provider_kubevirt::machine::Machines;
+#[cfg(feature = "ssh")]
+use provider_kubevirt::ssh;
 use provider_kubevirt::tenant::{self, Tenant};
 use provider_kubevirt::{api, doctor, rights};
 
@@ -86,10 +92,27 @@ const TEMPLATES: &[Template] = &[
 
 struct Kubevirt;
 
-/// Nothing beside the flags of every provider: credentials come from Secrets, or are the provider's
-/// own.
+/// Credentials come from Secrets, or are the provider's own.
 #[derive(Debug, Args)]
-struct RunFlags {}
+struct RunFlags {
+    /// Ask guests over SSH whether their bootstrap is over, instead of their guest agents. Machines with
+    /// checkStrategy ssh get a user capk who may read one file; the clusters need key pairs, which
+    /// `ssh-keys` makes.
+    #[cfg(feature = "ssh")]
+    #[arg(long)]
+    ssh_bootstrap_check: bool,
+}
+
+/// Makes the key pair for --ssh-bootstrap-check, printed as a Secret for the management cluster.
+#[cfg(feature = "ssh")]
+#[derive(Debug, Args)]
+struct SshKeysFlags {
+    /// KubevirtCluster, NAMESPACE/NAME.
+    cluster: String,
+    /// Kubeconfig of the management cluster; KUBECONFIG and so on if left out.
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+}
 
 /// Which infra cluster is looked at.
 #[derive(Debug, Args)]
@@ -139,6 +162,33 @@ async fn make_tenant(flags: TenantFlags) -> Result<String, BoxError> {
         days: flags.days,
     };
     let secret = tenant::make(&client, &config, &tenant).await?;
+    Ok(serde_saphyr::to_string(&secret)?)
+}
+
+#[cfg(feature = "ssh")]
+async fn make_ssh_keys(flags: SshKeysFlags) -> Result<String, BoxError> {
+    use k8s_openapi::api::core::v1::Secret;
+    use kube::{Api, Resource as _};
+
+    let Some((namespace, name)) = flags.cluster.split_once('/') else {
+        return Err("name the KubevirtCluster as NAMESPACE/NAME".into());
+    };
+    let client = capi_core::client(configuration(flags.kubeconfig.as_deref()).await?)?;
+    let clusters = Api::<api::KubevirtCluster>::namespaced(client.clone(), namespace);
+    let cluster = clusters.get(name).await?;
+    let named = cluster.spec.ssh_keys.as_ref();
+    let named = named.and_then(|keys| keys.data_secret_name.clone());
+    let secret = named.unwrap_or_else(|| login::keys_name(name));
+    let secrets = Api::<Secret>::namespaced(client, namespace);
+    if secrets.get_opt(&secret).await?.is_some() {
+        // Machines that are being made know the one that is there.
+        let there = format!("Secret {namespace}/{secret} is there already; it is used as it is");
+        return Err(there.into());
+    }
+    let owner = cluster
+        .owner_ref(&())
+        .ok_or("the KubevirtCluster has no uid")?;
+    let secret = ssh::new_keys(&ObjectName::new(namespace, secret), &owner)?;
     Ok(serde_saphyr::to_string(&secret)?)
 }
 
@@ -194,11 +244,23 @@ impl Program for Kubevirt {
         Machines
     }
 
-    fn connector(_: &RunFlags) -> Result<Connector, BoxError> {
+    fn connector(flags: &RunFlags) -> Result<Connector, BoxError> {
+        #[cfg(feature = "ssh")]
+        if flags.ssh_bootstrap_check {
+            return Ok(Connector::new().wishing_ssh());
+        }
+        #[cfg(not(feature = "ssh"))]
+        let RunFlags {} = flags;
         Ok(Connector::new())
     }
 
     fn at_home(connector: Connector, management: &kube::Client) -> Connector {
+        #[cfg(feature = "ssh")]
+        if connector.wishes_ssh() {
+            let ssh = ssh::Ssh::new(management.clone());
+            let connector = connector.asking(std::sync::Arc::new(ssh));
+            return connector.with_own(management.clone());
+        }
         connector.with_own(management.clone())
     }
 
@@ -216,12 +278,26 @@ impl Program for Kubevirt {
 
     fn tools() -> Vec<Tool> {
         let command = TenantFlags::augment_args(clap::Command::new("tenant"));
-        vec![Tool {
+        let tenant = Tool {
             command,
             run: |matches| {
                 Box::pin(async move { make_tenant(TenantFlags::from_arg_matches(&matches)?).await })
             },
-        }]
+        };
+        #[cfg(feature = "ssh")]
+        let ssh_keys = Tool {
+            command: SshKeysFlags::augment_args(clap::Command::new("ssh-keys")),
+            run: |matches| {
+                Box::pin(
+                    async move { make_ssh_keys(SshKeysFlags::from_arg_matches(&matches)?).await },
+                )
+            },
+        };
+        vec![
+            tenant,
+            #[cfg(feature = "ssh")]
+            ssh_keys,
+        ]
     }
 
     async fn doctor(flags: DoctorFlags) -> Checkup {

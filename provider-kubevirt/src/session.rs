@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use capi_contract::{Mark, Wakes};
@@ -18,6 +19,7 @@ use crate::infra::{
     Cache, DataVolumeView, Infra, InstanceView, MigrationView, OF_CLUSTERS, OF_MACHINES,
     ServiceView, Version, VmView, cluster_of, follow, machine_of,
 };
+use crate::login::{Checks, Logins};
 
 /// How many watches one session has. A tenant has a namespace, and a namespace two to four of them;
 /// beyond this number objects are asked for one by one.
@@ -42,6 +44,8 @@ pub struct Session {
     wanted: Mutex<BTreeMap<(Kind, String), Instant>>,
     more: Notify,
     secrets: Mutex<HashMap<Mark, SecretNote>>,
+    logins: Option<Arc<dyn Logins>>,
+    checks: Checks,
 }
 
 /// The kinds that are watched.
@@ -90,7 +94,26 @@ impl Session {
             wanted: Mutex::new(BTreeMap::new()),
             more: Notify::new(),
             secrets: Mutex::new(HashMap::new()),
+            logins: None,
+            checks: Checks::default(),
         }
+    }
+
+    /// Asks guests by these means whether their bootstrap is over.
+    #[must_use]
+    pub fn asking(mut self, logins: Option<Arc<dyn Logins>>) -> Self {
+        self.logins = logins;
+        self
+    }
+
+    /// What asks guests; `None` where nobody does.
+    pub(crate) fn logins(&self) -> Option<&dyn Logins> {
+        self.logins.as_deref()
+    }
+
+    /// The guests that are asked.
+    pub(crate) fn checks(&self) -> &Checks {
+        &self.checks
     }
 
     /// The client.
@@ -162,6 +185,9 @@ impl Session {
     pub(crate) async fn follow(&self, wakes: &Wakes) {
         let mut begun = BTreeSet::new();
         let mut running = FuturesUnordered::new();
+        if let Some(logins) = self.logins() {
+            running.push(Box::pin(self.checks.run(logins, wakes)) as BoxFuture<'_, ()>);
+        }
         loop {
             let wanted: Vec<_> = self.wanted.lock().keys().cloned().collect();
             for watch in wanted {

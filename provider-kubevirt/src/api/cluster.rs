@@ -70,7 +70,8 @@ pub struct KubevirtClusterSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub control_plane_service_template: Option<ServiceTemplate>,
 
-    /// Key pair with which the Go provider reached the machines. Not used.
+    /// Key pair with which guests are asked over SSH, by a provider that runs with
+    /// --ssh-bootstrap-check; <name of the cluster>-ssh-keys when not set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ssh_keys: Option<SshKeys>,
 
@@ -119,7 +120,7 @@ pub struct ServiceTemplate {
     pub spec: Map<String, Value>,
 }
 
-/// Key pair with which the Go provider reached the machines.
+/// Key pair with which guests are asked over SSH.
 #[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SshKeys {

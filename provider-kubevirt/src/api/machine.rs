@@ -126,7 +126,7 @@ pub struct VirtualMachineTemplate {
 pub struct BootstrapCheck {
     /// none does not look. ssh, the default and the Go provider's word, asks the guest agent: the
     /// machine is ready once its readiness probe succeeds, where the template has one, or the agent
-    /// is connected.
+    /// is connected. A provider that runs with --ssh-bootstrap-check asks the guest over SSH.
     #[serde(default)]
     pub check_strategy: CheckStrategy,
 }

@@ -1,10 +1,13 @@
 //! What a machine will be, named before anything is made.
 
-use capi_contract::{Mark, Proof};
+use capi_contract::view::MANAGED_BY_ANNOTATION;
+use capi_contract::{Mark, ObjectName, Proof};
 use serde::{Deserialize, Serialize};
 
 use super::{MachineError, Scope};
+use crate::api::CheckStrategy;
 use crate::infra::{InstanceView, VmView};
+use crate::login;
 use crate::session::Session;
 use crate::vm::{self, NAME_MAX};
 
@@ -26,6 +29,10 @@ pub struct MachineClaim {
     /// Names of the DataVolumes, and so of the PersistentVolumeClaims, that are made with the VM.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub volumes: Vec<String>,
+    /// The Secret with the keys by which its guest is asked whether its bootstrap is over; none if the
+    /// guest agent is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keys: Option<ObjectName>,
     /// What it bears.
     pub mark: Mark,
 }
@@ -77,8 +84,28 @@ pub(super) async fn choose(
         secret: data.map(|data| secret_name(data, &mark)),
         volumes: vm::volumes(&scope.object, &name),
         name,
+        keys: on.logins().and_then(|_| keys(scope)),
         mark,
     })
+}
+
+/// The key pair of the cluster, for a machine that is to be asked by SSH. A cluster that somebody else
+/// manages has none.
+fn keys(scope: &Scope) -> Option<ObjectName> {
+    let check = &scope.object.spec.virtual_machine_bootstrap_check;
+    let meta = &scope.cluster.metadata;
+    let annotations = meta.annotations.iter().flatten();
+    let is_external = annotations
+        .into_iter()
+        .any(|(key, _)| key == MANAGED_BY_ANNOTATION);
+    if check.check_strategy != CheckStrategy::Ssh || is_external {
+        return None;
+    }
+    let named = scope.cluster.spec.ssh_keys.as_ref();
+    let named = named.and_then(|keys| keys.data_secret_name.clone());
+    let usual = || login::keys_name(meta.name.as_deref().unwrap_or_default());
+    let name = named.filter(|name| !name.is_empty()).unwrap_or_else(usual);
+    Some(ObjectName::new(scope.name().namespace, name))
 }
 
 /// A name that nobody else has.
@@ -114,6 +141,7 @@ pub(super) fn of_vm(vm: &VmView, mark: Mark) -> MachineClaim {
         volumes: templates
             .filter_map(|template| template.metadata.name.clone())
             .collect(),
+        keys: None,
         mark,
     }
 }
@@ -126,6 +154,7 @@ pub(super) fn of_instance(instance: &InstanceView, mark: Mark) -> MachineClaim {
         name: meta.name.clone().unwrap_or_default(),
         secret: instance.spec.bootstrap_secret().map(str::to_owned),
         volumes: Vec::new(),
+        keys: None,
         mark,
     }
 }

@@ -5,9 +5,13 @@ use std::time::Duration;
 use capi_contract::{Class, Classify};
 
 use crate::infra::InfraError;
+use crate::login::LoginError;
 
 /// When to look again for what cannot be told apart yet.
 const UNCLEAR_RECHECK: Duration = Duration::from_secs(5);
+
+/// When to look again for keys that somebody has to make.
+const KEYS_RECHECK: Duration = Duration::from_secs(30);
 
 /// Why a machine cannot be made, changed or seen.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +33,9 @@ pub enum MachineError {
          image with cloud-init"
     )]
     IgnitionWithAddresses,
+    /// The keys for asking the guest cannot be had.
+    #[error(transparent)]
+    Login(#[from] LoginError),
     /// Something was changed since it was looked at.
     #[error("cannot act on an old observation")]
     Stale,
@@ -47,6 +54,7 @@ impl Classify for MachineError {
         match self {
             Self::Infra(error) => error.class(),
             Self::IgnitionOnNoCloud | Self::IgnitionWithAddresses => Class::Misconfigured,
+            Self::Login(_) => Class::RetryAfter(KEYS_RECHECK),
             Self::Stale => Class::Conflict,
             Self::Unclear { .. } => Class::RetryAfter(UNCLEAR_RECHECK),
         }

@@ -12,7 +12,8 @@ use super::claim::MachineClaim;
 use super::observe::Seen;
 use super::plan;
 use crate::api::{CheckStrategy, PROVIDER_ID_SCHEME};
-use crate::infra::{ConditionView, InstanceView};
+use crate::infra::{ConditionView, InstanceView, NetworkView};
+use crate::login::Answer;
 
 /// Condition: the bootstrap of the guest is over. The Go provider's name.
 const BOOTSTRAPPED: &str = "BootstrapExecSucceeded";
@@ -50,7 +51,7 @@ pub(super) fn facts(
     facts.addresses = running.map_or_else(Vec::new, |one| with_names(scope, claim, one));
     facts.failure_domain = scope.failure_domain.clone();
     if let Some(running) = running {
-        let boot = boot(scope, running);
+        let boot = boot(scope, running, seen.login.as_ref());
         facts.health = boot.health();
         facts.conditions = [Some(boot.report()), migratable(running)]
             .into_iter()
@@ -79,16 +80,11 @@ pub(super) fn facts(
 pub(super) fn addresses(scope: &Scope, instance: &InstanceView) -> Vec<IpAddr> {
     let (mut seen, mut all) = (BTreeSet::new(), Vec::new());
     for network in &instance.spec.networks {
-        let mut interfaces = instance.status.interfaces.iter();
-        let interface = interfaces.find(|one| !one.name.is_empty() && one.name == network.name);
-        let texts = interface
-            .into_iter()
-            .flat_map(|one| one.ip_address.iter().chain(&one.ip_addresses));
-        let reported = texts.filter_map(|text| text.parse::<IpAddr>().ok());
-        let reported: Vec<_> = reported.filter(|ip| !is_local(ip)).collect();
         let given = scope.addresses.iter();
         let given = given.filter(|one| one.device == network.name);
-        let own = given.map(|one| one.ip).chain(reported);
+        let own = given
+            .map(|one| one.ip)
+            .chain(reported_at(instance, network));
         let before = all.len();
         all.extend(own.filter(|ip| seen.insert(*ip)));
         if network.is_of_pod() && all.len() == before {
@@ -96,6 +92,24 @@ pub(super) fn addresses(scope: &Scope, instance: &InstanceView) -> Vec<IpAddr> {
         }
     }
     all
+}
+
+/// What KubeVirt reports, in the order of the spec's networks.
+pub(super) fn reported(instance: &InstanceView) -> Vec<IpAddr> {
+    let networks = instance.spec.networks.iter();
+    let mut seen = BTreeSet::new();
+    let all = networks.flat_map(|network| reported_at(instance, network));
+    all.filter(|ip| seen.insert(*ip)).collect()
+}
+
+fn reported_at(instance: &InstanceView, network: &NetworkView) -> Vec<IpAddr> {
+    let mut interfaces = instance.status.interfaces.iter();
+    let interface = interfaces.find(|one| !one.name.is_empty() && one.name == network.name);
+    let texts = interface
+        .into_iter()
+        .flat_map(|one| one.ip_address.iter().chain(&one.ip_addresses));
+    let all = texts.filter_map(|text| text.parse::<IpAddr>().ok());
+    all.filter(|ip| !is_local(ip)).collect()
 }
 
 /// Addresses of a link or of the guest itself reach nobody.
@@ -122,21 +136,23 @@ fn with_names(scope: &Scope, claim: &MachineClaim, instance: &InstanceView) -> V
 
 /// How the bootstrap stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Boot {
+enum Boot<'a> {
     /// Nobody looks.
     Unchecked,
     /// It is done.
     Done,
     /// The guest says that it is not done yet.
     Unfinished,
+    /// The guest was asked by SSH, and is not done, or did not answer.
+    Asked(&'a str),
     /// There is no agent in the guest, or it has not connected yet.
     NoAgent,
     /// The agent is there, and the template does not say what to ask it.
     NoProbe,
 }
 
-/// A machine that has become a node has booted; before that the guest agent is asked.
-fn boot(scope: &Scope, instance: &InstanceView) -> Boot {
+/// A machine that has become a node has booted; before that the guest is asked, by its agent unless by SSH.
+fn boot<'a>(scope: &Scope, instance: &InstanceView, login: Option<&'a Answer>) -> Boot<'a> {
     let check = scope
         .object
         .spec
@@ -147,21 +163,30 @@ fn boot(scope: &Scope, instance: &InstanceView) -> Boot {
         one.is_some_and(ConditionView::is_true)
     };
     match check {
-        CheckStrategy::None => Boot::Unchecked,
-        CheckStrategy::Ssh if scope.has_node() => Boot::Done,
-        CheckStrategy::Ssh if !holds("AgentConnected") => Boot::NoAgent,
-        CheckStrategy::Ssh if instance.spec.readiness_probe.is_none() => Boot::NoProbe,
-        CheckStrategy::Ssh if holds("Ready") => Boot::Done,
-        CheckStrategy::Ssh => Boot::Unfinished,
+        CheckStrategy::None => return Boot::Unchecked,
+        CheckStrategy::Ssh if scope.has_node() => return Boot::Done,
+        CheckStrategy::Ssh => {}
+    }
+    match login {
+        Some(Answer::Done) => Boot::Done,
+        Some(Answer::NotYet(why)) => Boot::Asked(why),
+        None if !holds("AgentConnected") => Boot::NoAgent,
+        None if instance.spec.readiness_probe.is_none() => Boot::NoProbe,
+        None if holds("Ready") => Boot::Done,
+        None => Boot::Unfinished,
     }
 }
 
-impl Boot {
+impl Boot<'_> {
     fn health(self) -> Health {
         match self {
             Self::Unfinished => Health::Held {
                 reason: "WaitingForBootstrap",
                 message: UNFINISHED.to_owned(),
+            },
+            Self::Asked(why) => Health::Held {
+                reason: "WaitingForBootstrap",
+                message: why.to_owned(),
             },
             Self::Unchecked | Self::Done | Self::NoAgent | Self::NoProbe => Health::Good,
         }
@@ -172,6 +197,7 @@ impl Boot {
             Self::Unchecked => (Status::True, "BootstrapNotChecked", "checkStrategy is none"),
             Self::Done => (Status::True, "BootstrapSucceeded", ""),
             Self::Unfinished => (Status::False, "WaitingForBootstrap", UNFINISHED),
+            Self::Asked(why) => (Status::False, "WaitingForBootstrap", why),
             Self::NoAgent => (
                 Status::Unknown,
                 "BootstrapCheckingNotSupported",

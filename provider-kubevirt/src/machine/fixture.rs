@@ -40,6 +40,7 @@ pub(super) fn claim() -> MachineClaim {
         name: "m".into(),
         secret: Some("m-bootstrap-userdata-1".into()),
         volumes: Vec::new(),
+        keys: None,
         mark: Mark::made(Token::random(), ObjectName::new("ns", "m")),
     }
 }
@@ -66,6 +67,7 @@ pub(super) fn seen(vm: Value, instance: Option<Value>) -> Seen {
         vm: Some(Arc::new(serde_json::from_value(machine).unwrap())),
         instance,
         secret: SecretState::Kept,
+        login: None,
         volumes: Vec::new(),
         migration: None,
         remains: Vec::new(),

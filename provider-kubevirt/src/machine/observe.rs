@@ -13,6 +13,7 @@ use crate::api::MARK_ANNOTATION;
 use crate::infra::{
     Cache, DataVolumeView, Infra, InstanceView, MigrationView, Version, VmView, Watched, mark_in,
 };
+use crate::login::{Answer, Target};
 use crate::session::{Kind, SecretNote, Session};
 
 /// Annotation on a bootstrap Secret: `once` while it holds data that no later boot needs, `used` when
@@ -20,6 +21,9 @@ use crate::session::{Kind, SecretNote, Session};
 pub(super) const BOOTSTRAP_ANNOTATION: &str = "capi-rs.dev/bootstrap";
 pub(super) const ONCE: &str = "once";
 pub(super) const USED: &str = "used";
+
+/// Annotation on a bootstrap Secret: the user that was added to it, who may ask the guest.
+pub(super) const USER_ANNOTATION: &str = "capi-rs.dev/ssh-user";
 
 /// What a look saw.
 #[derive(Clone, Debug, PartialEq)]
@@ -31,6 +35,8 @@ pub struct Seen {
     pub instance: Option<Arc<InstanceView>>,
     /// The Secret with the bootstrap data.
     pub secret: SecretState,
+    /// What the guest itself said of its bootstrap, where it is asked by SSH and is not done with it.
+    pub login: Option<Answer>,
     /// The volumes that are made with the VM, by name, as far as they are there; looked at until the
     /// instance runs.
     pub volumes: Vec<(String, Option<Arc<DataVolumeView>>)>,
@@ -258,10 +264,13 @@ impl Look<'_> {
             on.migrations()
                 .get(&claim.namespace, &migration_name(claim))
         };
+        let secret = self.secret().await?;
+        let login = self.login(instance.as_deref(), &secret);
         Ok(Seen {
             vm: Some(vm),
             instance,
-            secret: self.secret().await?,
+            secret,
+            login,
             volumes,
             migration,
             remains: Vec::new(),
@@ -277,21 +286,46 @@ impl Look<'_> {
         if let Some(note) = self.on.secret_note(&claim.mark) {
             return Ok(note.into());
         }
-        if self.depth == Depth::Listing {
+        // Of a guest that is asked by SSH it has to be known, after a restart, too: whether it is asked
+        // depends on it.
+        if self.depth == Depth::Listing && claim.keys.is_none() {
             return Ok(SecretState::Unasked);
         }
         let found = self.infra().secret_meta(&claim.namespace, name).await?;
         let note = match found {
             None => SecretNote::Missing,
-            Some(meta) => SecretNote::of(&meta),
+            Some(meta) => {
+                self.on.note_admitted(&claim.mark, &meta);
+                SecretNote::of(&meta)
+            }
         };
         self.on.note_secret(&claim.mark, note.clone());
         Ok(note.into())
     }
 
+    /// What the guest said when it was last asked, as long as it is to be asked: until its bootstrap data
+    /// are used up.
+    fn login(&self, instance: Option<&InstanceView>, secret: &SecretState) -> Option<Answer> {
+        let (on, claim) = (self.on, self.claim);
+        let keys = claim.keys.as_ref()?;
+        on.logins()?;
+        if !matches!(secret, SecretState::Full(_)) {
+            on.checks().forget(&claim.mark);
+            return None;
+        }
+        let running = instance.filter(|one| one.status.phase == "Running")?;
+        on.checks().answer(Target {
+            machine: claim.mark.object.clone(),
+            mark: claim.mark.clone(),
+            keys: keys.clone(),
+            addresses: super::facts::reported(running),
+        })
+    }
+
     /// The VM is not there, or is another's: `otherwise`, unless something of ours is left.
     async fn without_vm(&self, otherwise: Lookup<Seen>) -> Result<Lookup<Seen>, MachineError> {
         self.on.forget_secret(&self.claim.mark);
+        self.on.checks().forget(&self.claim.mark);
         let remains = self.remains().await?;
         if remains.is_empty() {
             return Ok(otherwise);
@@ -300,6 +334,7 @@ impl Look<'_> {
             vm: None,
             instance: None,
             secret: SecretState::Unasked,
+            login: None,
             volumes: Vec::new(),
             migration: None,
             remains,
@@ -377,6 +412,16 @@ impl Look<'_> {
     }
 }
 
+impl Session {
+    /// Notes that a guest knows the user, if its Secret says so.
+    pub(super) fn note_admitted(&self, mark: &Mark, secret: &ObjectMeta) {
+        let annotations = secret.annotations.as_ref();
+        if annotations.is_some_and(|all| all.contains_key(USER_ANNOTATION)) {
+            self.checks().admitted(mark);
+        }
+    }
+}
+
 impl SecretNote {
     /// What the metadata of a Secret of ours say.
     pub(super) fn of(meta: &ObjectMeta) -> Self {
@@ -413,6 +458,7 @@ mod tests {
             name: "m".into(),
             secret: None,
             volumes: Vec::new(),
+            keys: None,
             mark: mark.clone(),
         }
     }

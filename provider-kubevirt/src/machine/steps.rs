@@ -10,17 +10,20 @@ use serde_json::{Value, json};
 
 use super::claim::MachineClaim;
 use super::error::MachineError;
-use super::observe::{BOOTSTRAP_ANNOTATION, ONCE, Remain, RemainKind, USED, migration_name};
+use super::observe::{
+    BOOTSTRAP_ANNOTATION, ONCE, Remain, RemainKind, USED, USER_ANNOTATION, migration_name,
+};
 use crate::api::BootstrapDataSource;
 use crate::infra::{Cache, DataVolumeView, Deletion, InfraError, InstanceView, Version, VmView};
+use crate::login;
 use crate::session::{SecretNote, Session};
 
 /// How long a create may still take effect after its caller is gone. A Kubernetes API server gives up
 /// on a request after 60 s (`--request-timeout`); the rest is for clocks.
 const LIFETIME_OF_A_REQUEST: Duration = Duration::from_secs(70);
 
-/// What a bootstrap Secret holds once its data was used, beside its network data. It stays, and stays valid user data: the pod
-/// of a restarted or migrated VM does not start without the Secret.
+/// What a bootstrap Secret holds once its data was used, beside its network data. It stays, and stays
+/// valid user data: the pod of a restarted or migrated VM does not start without the Secret.
 const NOTHING: &str = "#cloud-config\n{}\n";
 
 /// One change of the infra cluster.
@@ -178,6 +181,22 @@ fn is_read_once(bootstrap: &Bootstrap) -> bool {
     }
 }
 
+/// The data with the user who asks the guest, where one is to ask and can be added.
+async fn admitted(
+    on: &Session,
+    claim: &MachineClaim,
+    bootstrap: &Bootstrap,
+) -> Result<Option<Vec<u8>>, MachineError> {
+    let (Some(logins), Some(keys)) = (on.logins(), &claim.keys) else {
+        return Ok(None);
+    };
+    if bootstrap.format != Format::CloudConfig {
+        return Ok(None);
+    }
+    let login = logins.login(keys, &claim.mark).await?;
+    Ok(login::admit(bootstrap.bytes(), &login))
+}
+
 async fn create_secret(
     on: &Session,
     claim: &MachineClaim,
@@ -187,7 +206,12 @@ async fn create_secret(
 ) -> Result<(), MachineError> {
     let bootstrap = supply.bootstrap.ok_or(MachineError::Stale)?;
     let mut manifest = manifest.clone();
-    manifest["data"] = json!({"userdata": ByteString(bootstrap.bytes().to_vec())});
+    let admitted = admitted(on, claim, bootstrap).await?;
+    if admitted.is_some() {
+        manifest["metadata"]["annotations"][USER_ANNOTATION] = login::USER.into();
+    }
+    let data = admitted.unwrap_or_else(|| bootstrap.bytes().to_vec());
+    manifest["data"] = json!({"userdata": ByteString(data)});
     if let Some(data) = network_data {
         manifest["data"]["networkdata"] = json!(ByteString(data.into()));
     }
@@ -200,7 +224,10 @@ async fn create_secret(
         .create::<Secret>(&claim.namespace, name, &manifest)
         .await;
     match created {
-        Ok(secret) => on.note_secret(&claim.mark, SecretNote::of(&secret.metadata)),
+        Ok(secret) => {
+            on.note_admitted(&claim.mark, &secret.metadata);
+            on.note_secret(&claim.mark, SecretNote::of(&secret.metadata));
+        }
         Err(error) => {
             // Whether it is there has to be looked at.
             on.forget_secret(&claim.mark);

@@ -17,6 +17,8 @@ mod network;
 mod program;
 mod record;
 mod site;
+#[cfg(feature = "ssh")]
+mod ssh;
 mod steady;
 mod sweep;
 mod takeover;

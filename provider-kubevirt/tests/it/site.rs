@@ -105,11 +105,20 @@ impl Site {
     where
         M: InfraMachine<Session = Session, Cluster = KubevirtCluster>,
     {
+        let connector = Connector::new().through(move |_| recorded(infra.clone()));
+        self.provide_by(connector, management, machines).await;
+    }
+
+    /// The same by this connector.
+    pub(crate) async fn provide_by<M>(&self, connector: Connector, management: Client, machines: M)
+    where
+        M: InfraMachine<Session = Session, Cluster = KubevirtCluster>,
+    {
         let options = Options {
             clock: self.clock.clone(),
             ..Options::default()
         };
-        Provider::new(Connector::new().through(move |_| recorded(infra.clone())))
+        Provider::new(connector)
             .cluster(Clusters)
             .machine(machines)
             .options(options)
