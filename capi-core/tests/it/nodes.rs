@@ -127,7 +127,8 @@ impl Tenancy {
         let spec = json!({"nodeName": "m", "containers": [{"name": "c", "image": "i"}]});
         self.create("Pod", json!({"metadata": metadata, "spec": spec}))
             .await;
-        let running = Patch::Merge(json!({"status": {"phase": "Running"}}));
+        let running = Patch::Merge(json!({"status": {"phase": "Running",
+            "conditions": [{"type": "Ready", "status": "True"}]}}));
         let params = PatchParams::default();
         self.api("Pod")
             .patch_status(name, &params, &running)
@@ -150,8 +151,10 @@ impl Tenancy {
     }
 
     async fn budget(&self, allowed: i64) {
-        let status = Patch::Merge(json!({"status": {"disruptionsAllowed": allowed,
-            "currentHealthy": 1, "desiredHealthy": 1, "expectedPods": 1}}));
+        let status = Patch::Merge(
+            json!({"status": {"observedGeneration": 1, "disruptionsAllowed": allowed,
+            "currentHealthy": 1, "desiredHealthy": 1, "expectedPods": 1}}),
+        );
         let params = PatchParams::default();
         self.api("PodDisruptionBudget")
             .patch_status("b", &params, &status)

@@ -11,12 +11,14 @@ use super::{
     delete::DeleteOptions,
     selector::LabelSelector,
     serve::{Answer, Ask},
-    status::StatusError,
+    status::{StatusError, Subject},
     store::{Key, Object, Refused, Write},
 };
 
 /// Where disruption budgets are stored.
 const BUDGETS: &str = "poddisruptionbudgets.policy";
+/// When to come back while the controller has not seen the budget yet, in seconds; kube-apiserver's.
+const UNSEEN_AGAIN: u32 = 10;
 /// Tries of a budget that moves below us.
 const TRIES_MAX: u32 = 32;
 
@@ -27,23 +29,39 @@ impl ApiServer {
         if !eviction["kind"].is_null() && eviction["kind"] != "Eviction" {
             return Err(StatusError::bad_request("the body must be an Eviction"));
         }
-        let pod = self.stored(ask)?;
-        let uid = eviction["deleteOptions"]["preconditions"]["uid"].as_str();
-        if uid.is_some_and(|uid| uid != pod.uid()) {
-            let why = "the UID in the precondition does not match the UID in record";
-            return Err(StatusError::conflict(ask.subject(), why));
+        let key = ask.key();
+        if eviction["metadata"]["name"].as_str() != Some(&*key.name) {
+            let why = "name in URL does not match name in Eviction object";
+            return Err(StatusError::bad_request(why));
         }
-        // What has run to its end disrupts nothing.
-        let is_over = matches!(
+        let pod = self.stored(ask)?;
+        let options = &eviction["deleteOptions"];
+        let is_rehearsal = ask.dry_run || options["dryRun"][0] == "All";
+        // What has run to its end, or not begun, disrupts nothing.
+        let is_idle = matches!(
             pod.value()["status"]["phase"].as_str(),
             Some("Succeeded" | "Failed" | "Pending")
         );
-        if !is_over && !pod.is_deleting() && !ask.dry_run {
-            self.spend_budget(&ask.target.namespace, pod.value())?;
+        if !is_idle && !pod.is_deleting() {
+            self.spend_budget(&ask.target.namespace, pod.value(), is_rehearsal)?;
         }
-        if !ask.dry_run {
+        let uid = options["preconditions"]["uid"].as_str();
+        if let Some(uid) = uid.filter(|uid| *uid != pod.uid()) {
+            let why = format!(
+                "the UID in the precondition ({uid}) does not match the UID in record ({}). The \
+                 object might have been deleted and then recreated",
+                pod.uid()
+            );
+            let subject = Subject {
+                group: "",
+                resource: "Pod",
+                name: &key.name,
+            };
+            return Err(StatusError::conflict(subject, &why));
+        }
+        if !is_rehearsal {
             let options = DeleteOptions::default().of_uid(pod.uid());
-            self.end(&ask.resource, &ask.key(), &options)?;
+            self.end(&ask.resource, &key, &options)?;
         }
         let status = json!({
             "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201,
@@ -54,8 +72,13 @@ impl ApiServer {
         })
     }
 
-    /// Takes one disruption from the pod's budget, if it has one.
-    fn spend_budget(&self, namespace: &str, pod: &Value) -> Result<(), StatusError> {
+    /// Takes one disruption from the pod's budget, if it has one that guards it.
+    fn spend_budget(
+        &self,
+        namespace: &str,
+        pod: &Value,
+        is_rehearsal: bool,
+    ) -> Result<(), StatusError> {
         for _ in 0..TRIES_MAX {
             let (key, budget) = match self.budgets_of(namespace, pod)?.as_slice() {
                 [] => return Ok(()),
@@ -63,16 +86,18 @@ impl ApiServer {
                 _ => {
                     let message = "This pod has more than one PodDisruptionBudget, which the \
                                    eviction subresource does not support.";
-                    return Err(StatusError::internal(message));
+                    return Err(StatusError::unexplained(message));
                 }
             };
-            let allowed = budget.value()["status"]["disruptionsAllowed"].as_i64();
-            let Some(left) = allowed.filter(|allowed| *allowed > 0) else {
-                let name = key.name.as_str();
-                return Err(StatusError::disruption(name));
-            };
+            if !is_ready(pod) && leaves_unready(budget.value()) {
+                return Ok(());
+            }
+            let left = left_after_one(&key.name, budget.value())?;
+            if is_rehearsal {
+                return Ok(());
+            }
             let mut spent = budget.value().clone();
-            spent["status"]["disruptionsAllowed"] = (left - 1).into();
+            spent["status"]["disruptionsAllowed"] = left.into();
             let resource = self
                 .inner
                 .registry
@@ -105,4 +130,41 @@ impl ApiServer {
         }
         Ok(found)
     }
+}
+
+fn is_ready(pod: &Value) -> bool {
+    let conditions = pod["status"]["conditions"].as_array();
+    let mut conditions = conditions.into_iter().flatten();
+    conditions.any(|one| one["type"] == "Ready" && one["status"] == "True")
+}
+
+/// Whether a budget lets pods go that are not ready: always, or as long as enough others are.
+fn leaves_unready(budget: &Value) -> bool {
+    let status = |field: &str| budget["status"][field].as_i64().unwrap_or_default();
+    let (current, desired) = (status("currentHealthy"), status("desiredHealthy"));
+    budget["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
+        || (current >= desired && desired > 0)
+}
+
+/// How many disruptions a budget allows after this one.
+fn left_after_one(name: &str, budget: &Value) -> Result<i64, StatusError> {
+    let status = |field: &str| budget["status"][field].as_i64().unwrap_or_default();
+    let generation = budget["metadata"]["generation"].as_i64();
+    if generation.is_some_and(|generation| status("observedGeneration") < generation) {
+        let why = format!("The disruption budget {name} is still being processed by the server.");
+        return Err(StatusError::disruption(why, UNSEEN_AGAIN));
+    }
+    let allowed = status("disruptionsAllowed");
+    if allowed > 0 {
+        return Ok(allowed - 1);
+    }
+    let (current, desired) = (status("currentHealthy"), status("desiredHealthy"));
+    let why = if current <= desired {
+        format!(
+            "The disruption budget {name} needs {desired} healthy pods and has {current} currently"
+        )
+    } else {
+        format!("The disruption budget {name} does not allow evicting pods currently")
+    };
+    Err(StatusError::disruption(why, 0))
 }

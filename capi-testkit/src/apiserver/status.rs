@@ -218,11 +218,16 @@ impl StatusError {
         Self::new(413, "RequestEntityTooLarge", message)
     }
 
-    /// An eviction that a disruption budget forbids now.
-    pub(crate) fn disruption(budget: &str) -> Self {
+    /// An eviction that a disruption budget forbids now, and why; `again` is when to ask again, in
+    /// seconds, 0 for whenever.
+    pub(crate) fn disruption(why: String, again: u32) -> Self {
         let message = "Cannot evict pod as it would violate the pod's disruption budget.";
-        let why = format!("The disruption budget {budget} does not allow a disruption now");
-        Self::new(429, "TooManyRequests", message).cause("DisruptionBudget", why, "")
+        Self::new(429, "TooManyRequests", message)
+            .about(Details {
+                retry_after_seconds: again,
+                ..Details::default()
+            })
+            .cause("DisruptionBudget", why, "")
     }
 
     /// Options of a request that are wrong or do not go together; `kind` is that of the options.

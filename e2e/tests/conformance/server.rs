@@ -64,16 +64,18 @@ impl Servers {
         let face = api.serve_tls(any_port).await?;
         let text = face.kubeconfig("admin", &["system:masters"])?;
         let config = Kubeconfig::from_yaml(&text)?;
-        let config = Config::from_custom_kubeconfig(config, &KubeConfigOptions::default()).await?;
+        let embedded = client(config).await?;
+        let config = Kubeconfig::read_from(&management.kubeconfig)?;
+        let real = client(config).await?;
         let webhook = Webhook::serve().await?;
         let servers = Self {
             embedded: Server {
-                client: Client::try_from(config)?,
+                client: embedded,
                 store: Store::Embedded(api),
                 webhook: webhook.clone(),
             },
             real: Server {
-                client: management.client.clone(),
+                client: real,
                 store: Store::Etcd(format!("http://127.0.0.1:{}", management.ports.etcd())),
                 webhook,
             },
@@ -133,6 +135,14 @@ impl Server {
         let text = String::from_utf8_lossy(&bytes).into_owned();
         Ok(Response::from_parts(parts, text))
     }
+}
+
+/// A client that shows every answer: a refusal for now, too.
+async fn client(config: Kubeconfig) -> Result<Client, Box<dyn Error>> {
+    let options = KubeConfigOptions::default();
+    let mut config = Config::from_custom_kubeconfig(config, &options).await?;
+    config.default_retry = false;
+    Ok(Client::try_from(config)?)
 }
 
 /// A call of etcd, by its JSON gateway.

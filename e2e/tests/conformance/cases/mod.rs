@@ -9,6 +9,7 @@ mod apply;
 mod crud;
 mod deletion;
 mod discovery;
+mod eviction;
 mod list;
 mod patch;
 mod schema;
@@ -34,6 +35,7 @@ pub(crate) fn all() -> Vec<Case> {
         schema::cases(),
         subresource::cases(),
         deletion::cases(),
+        eviction::cases(),
         list::cases(),
         watch::cases(),
         table::cases(),
