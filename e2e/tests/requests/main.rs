@@ -23,12 +23,13 @@
 
 mod table;
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use capi_testkit::core::Core;
 use capi_testkit::workload::Workloads;
-use e2e::audit::{self, Tally};
+use e2e::audit::{self, Request, Tally};
 use e2e::failure::Failure;
 use e2e::management::{Ports, client};
 use e2e::provider::Provider;
@@ -51,6 +52,11 @@ const PLACE: u16 = 3;
 const SPEED: f64 = 20.0;
 /// As the figures of the Go provider were taken.
 const MACHINES: usize = 100;
+/// How many of them may cost more than the goal: a wait of more than two seconds is shown in the
+/// status, which is a write, and a machine that is busy with other things waits here and there.
+const WAITED_MAX: usize = MACHINES / 10;
+/// How long a state may take: seconds on an idle machine, minutes on one that builds something.
+const LIMIT: Duration = Duration::from_secs(600);
 /// How long no request may come until the provider counts as settled: two rounds of its shared
 /// listing, in which the last conditions are written.
 const QUIET: Duration = Duration::from_secs(12);
@@ -98,6 +104,7 @@ fn main() -> ExitCode {
 async fn start() -> Result<Stage, Failure> {
     let world = World::builder("requests", PORTS)
         .without_managers()
+        .limit(LIMIT)
         .start()
         .await?;
     let workloads = Workloads::new();
@@ -204,14 +211,52 @@ async fn provisioned(stage: &mut Stage) -> Result<(), Failure> {
     let tally = stage.since(mark)?;
     stage.figures.provision(&tally, MACHINES);
     stage.figures.print();
-    let per_machine = |count: usize| count as f64 / MACHINES as f64;
+    let requests = stage.provider.requests()?;
+    let writes = writes_per_machine(&requests[mark..]);
+    let goal = Row::Writes.goal();
+    let beyond = writes.iter().filter(|count| **count as f64 > goal).count();
+    let median = writes[writes.len() / 2];
+    println!("writes of a machine: {median} in the median, more than {goal} of {beyond} machines");
+    assert_eq!(writes.iter().sum::<usize>(), tally.writes(), "{tally:?}");
     assert!(
-        per_machine(tally.writes()) <= Row::Writes.goal(),
-        "{tally:?}"
+        median as f64 <= goal && beyond <= WAITED_MAX,
+        "{writes:?} {tally:?}"
     );
+    let per_machine = |count: usize| count as f64 / MACHINES as f64;
     assert!(per_machine(tally.reads()) <= Row::Reads.goal(), "{tally:?}");
     assert_eq!(tally.lists.len(), 0, "a machine costs no list: {tally:?}");
     Ok(())
+}
+
+/// How many writes each machine cost, fewest first: those of its object, and those of its address
+/// claims, whose names begin with its own. What belongs to no machine counts as one of its own.
+fn writes_per_machine(requests: &[Request]) -> Vec<usize> {
+    let reads = ["get", "list", "watch"];
+    let is_counted = |request: &&Request| {
+        let resource = request.resource.as_str();
+        let is_left_out = matches!(resource, "leases" | "events") || resource.ends_with("reviews");
+        !is_left_out && !reads.contains(&request.verb.as_str())
+    };
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    let (of_machines, of_others): (Vec<_>, Vec<_>) = requests
+        .iter()
+        .filter(is_counted)
+        .partition(|request| request.resource.starts_with("proxmoxmachines"));
+    for request in of_machines {
+        *counts.entry(&request.name).or_default() += 1;
+    }
+    for request in of_others {
+        let name = request.name.as_str();
+        let is_of = |machine: &&&str| {
+            let rest = name.strip_prefix(**machine);
+            rest.is_some_and(|rest| rest.starts_with('-'))
+        };
+        let machine = counts.keys().find(is_of).copied().unwrap_or(name);
+        *counts.entry(machine).or_default() += 1;
+    }
+    let mut counts: Vec<_> = counts.into_values().collect();
+    counts.sort_unstable();
+    counts
 }
 
 async fn steady(stage: &mut Stage) -> Result<(), Failure> {
