@@ -10,6 +10,7 @@ use kube::Client;
 use kube::core::Request;
 use serde_json::{Value, json};
 
+use crate::api::ZONE_LABEL;
 use crate::rights::{NEEDLESS, RULES, Rule};
 
 /// The kinds without which no machine can be made, and those without which some cannot.
@@ -34,12 +35,39 @@ pub struct Answers {
     /// Names of storage classes, and whether one is the default; `None` if they may not be listed,
     /// which is not needed.
     pub classes: Option<(Vec<String>, bool)>,
+    /// Nodes; `None` if they may not be listed, which is not needed.
+    pub nodes: Option<Vec<Node>>,
 }
 
+/// A node of the infra cluster, as far as machines are placed by it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Node {
+    /// Its name.
+    pub name: String,
+    /// Its zone, if it is labelled with one.
+    pub zone: Option<String>,
+    /// Whether KubeVirt runs VMs on it.
+    pub takes_vms: bool,
+}
+
+/// What an infra cluster is to be used for, beyond what every machine needs.
+#[derive(Clone, Debug, Default)]
+pub struct Wishes {
+    /// Storage classes that templates name.
+    pub storage_classes: Vec<String>,
+    /// Failure domains that clusters name.
+    pub failure_domains: Vec<String>,
+}
+
+/// Label of nodes on which KubeVirt runs VMs.
+const SCHEDULABLE: &str = "kubevirt.io/schedulable";
+/// How many names a finding lists; nobody reads more.
+const NAMES_MAX: usize = 8;
+
 /// Asks an infra cluster, in the namespace where machines are to be made.
-pub async fn examine(client: &Client, namespace: &str) -> Checkup {
+pub async fn examine(client: &Client, namespace: &str, wishes: &Wishes) -> Checkup {
     match ask(client, namespace).await {
-        Ok(answers) => judge(&answers, namespace),
+        Ok(answers) => judge(&answers, namespace, wishes),
         Err(error) => {
             let mut checkup = Checkup::new();
             let fix = "check the server, the certificate authority and the token or certificate of \
@@ -118,6 +146,8 @@ async fn ask(client: &Client, namespace: &str) -> Result<Answers, kube::Error> {
     answers.missing = Some(missing);
     let classes = get(client, "/apis/storage.k8s.io/v1/storageclasses").await?;
     answers.classes = classes.map(|classes| storage(&classes));
+    let nodes = get(client, "/api/v1/nodes").await?;
+    answers.nodes = nodes.map(|nodes| nodes_of(&nodes));
     Ok(answers)
 }
 
@@ -150,6 +180,22 @@ fn storage(classes: &Value) -> (Vec<String>, bool) {
     (names.collect(), all.iter().any(is_default))
 }
 
+fn nodes_of(nodes: &Value) -> Vec<Node> {
+    let all = nodes["items"].as_array().into_iter().flatten();
+    let node = |one: &Value| {
+        let labels = &one["metadata"]["labels"];
+        Node {
+            name: one["metadata"]["name"]
+                .as_str()
+                .unwrap_or_default()
+                .to_owned(),
+            zone: labels[ZONE_LABEL].as_str().map(str::to_owned),
+            takes_vms: labels[SCHEDULABLE] == "true" && one["spec"]["unschedulable"] != true,
+        }
+    };
+    all.map(node).collect()
+}
+
 async fn may(
     client: &Client,
     namespace: &str,
@@ -171,7 +217,7 @@ async fn may(
 
 /// What the answers mean.
 #[must_use]
-pub fn judge(answers: &Answers, namespace: &str) -> Checkup {
+pub fn judge(answers: &Answers, namespace: &str, wishes: &Wishes) -> Checkup {
     let mut checkup = Checkup::new();
     checkup.good("reachable", format!("Kubernetes {}", answers.version));
     for (group, resource, is_needed) in KINDS {
@@ -214,6 +260,12 @@ pub fn judge(answers: &Answers, namespace: &str) -> Checkup {
         let fix = "use the kubeconfig that `provider-kubevirt tenant` prints";
         checkup.doubtful("privileges", detail, fix);
     }
+    judge_storage(&mut checkup, answers, wishes);
+    judge_nodes(&mut checkup, answers, wishes);
+    checkup
+}
+
+fn judge_storage(checkup: &mut Checkup, answers: &Answers, wishes: &Wishes) {
     match &answers.classes {
         None => checkup.unknown(
             "storage",
@@ -229,7 +281,86 @@ pub fn judge(answers: &Answers, namespace: &str) -> Checkup {
             checkup.doubtful("storage", detail, fix);
         }
     }
-    checkup
+    let Some((classes, _)) = &answers.classes else {
+        return;
+    };
+    for wanted in wishes
+        .storage_classes
+        .iter()
+        .filter(|one| !classes.contains(one))
+    {
+        let detail = format!(
+            "there is no storage class {wanted}; there are: {}",
+            listed(classes)
+        );
+        let fix = format!("name one of these in the template, or make storage class {wanted}");
+        checkup.bad("storage", detail, fix);
+    }
+}
+
+/// Whether machines can be placed by failure domain.
+fn judge_nodes(checkup: &mut Checkup, answers: &Answers, wishes: &Wishes) {
+    let Some(nodes) = &answers.nodes else {
+        let detail = "nodes may not be listed, which only this check needs: whether failure domains have \
+                      nodes is not known";
+        return checkup.unknown("failure domains", detail);
+    };
+    let (able, unable): (Vec<_>, Vec<_>) = nodes.iter().partition(|node| node.takes_vms);
+    if able.is_empty() {
+        let detail = format!("KubeVirt runs VMs on none of {} nodes", unable.len());
+        let fix = format!(
+            "look for nodes with the label {SCHEDULABLE}=true, and at the virt-handler pods of the others"
+        );
+        return checkup.bad("nodes", detail, fix);
+    }
+    let zones: BTreeSet<_> = able.iter().filter_map(|node| node.zone.clone()).collect();
+    let zones: Vec<_> = zones.into_iter().collect();
+    for wanted in wishes
+        .failure_domains
+        .iter()
+        .filter(|one| !zones.contains(one))
+    {
+        let detail = format!(
+            "failure domain {wanted}: no node that takes VMs has the label {ZONE_LABEL}={wanted}"
+        );
+        let fix = format!(
+            "kubectl label node NODE {ZONE_LABEL}={wanted}, or name other labels in \
+             spec.failureDomains[].nodeLabels of the KubevirtCluster"
+        );
+        checkup.bad("failure domains", detail, fix);
+    }
+    let bare: Vec<_> = able
+        .iter()
+        .filter(|node| node.zone.is_none())
+        .map(|node| node.name.clone())
+        .collect();
+    if !zones.is_empty() && !bare.is_empty() {
+        let detail = format!("nodes without {ZONE_LABEL}: {}", listed(&bare));
+        let fix = format!(
+            "kubectl label node NODE {ZONE_LABEL}=ZONE: machines of a zone do not run there"
+        );
+        return checkup.doubtful("failure domains", detail, fix);
+    }
+    let detail = match zones.as_slice() {
+        [] => format!(
+            "{} nodes take VMs, none of them is labelled with a zone",
+            able.len()
+        ),
+        some => format!("{} nodes take VMs, in zones {}", able.len(), listed(some)),
+    };
+    checkup.good("nodes", detail);
+}
+
+/// Names, for people.
+fn listed(names: &[String]) -> String {
+    match names {
+        [] => "none".to_owned(),
+        all if all.len() > NAMES_MAX => {
+            let first = all.iter().take(NAMES_MAX).cloned().collect::<Vec<_>>();
+            format!("{} and {} more", first.join(", "), all.len() - NAMES_MAX)
+        }
+        all => all.join(", "),
+    }
 }
 
 #[cfg(test)]
@@ -237,6 +368,14 @@ mod tests {
     use capi_contract::checkup::Health;
 
     use super::*;
+
+    fn node(name: &str, zone: Option<&str>) -> Node {
+        Node {
+            name: name.into(),
+            zone: zone.map(str::to_owned),
+            takes_vms: true,
+        }
+    }
 
     fn good() -> Answers {
         Answers {
@@ -249,11 +388,12 @@ mod tests {
             missing: Some(Vec::new()),
             needless: Vec::new(),
             classes: Some((vec!["fast".into()], true)),
+            nodes: Some(vec![node("n-1", Some("a")), node("n-2", Some("b"))]),
         }
     }
 
     fn health(answers: &Answers, subject: &str) -> Health {
-        let checkup = judge(answers, "tenant-a");
+        let checkup = judge(answers, "tenant-a", &Wishes::default());
         let found = checkup
             .findings
             .iter()
@@ -264,7 +404,7 @@ mod tests {
     #[test]
     fn what_is_there_is_good() {
         assert!(
-            judge(&good(), "ns")
+            judge(&good(), "ns", &Wishes::default())
                 .findings
                 .iter()
                 .all(|f| f.health == Health::Good)
@@ -276,7 +416,7 @@ mod tests {
         let mut answers = good();
         answers.missing = Some(vec!["create services".into()]);
         answers.served.remove("virtualmachines.kubevirt.io");
-        let checkup = judge(&answers, "tenant-a");
+        let checkup = judge(&answers, "tenant-a", &Wishes::default());
         assert!(!checkup.is_healthy());
         let rights = checkup
             .findings
@@ -297,6 +437,73 @@ mod tests {
         for subject in ["cdi.kubevirt.io", "storage", "privileges"] {
             assert_eq!(health(&answers, subject), Health::Doubtful, "{subject}");
         }
-        assert!(judge(&answers, "ns").is_healthy());
+        assert!(judge(&answers, "ns", &Wishes::default()).is_healthy());
+    }
+
+    /// A finding about this subject that says all of this.
+    fn tells(checkup: &Checkup, subject: &str, texts: &[&str]) -> bool {
+        checkup.findings.iter().any(|one| {
+            let all = format!("{} {}", one.detail, one.fix.as_deref().unwrap_or_default());
+            one.subject == subject && texts.iter().all(|text| all.contains(text))
+        })
+    }
+
+    #[test]
+    fn what_templates_and_clusters_name_has_to_be_there() {
+        let wishes = Wishes {
+            storage_classes: vec!["fast".into(), "slow".into()],
+            failure_domains: vec!["a".into(), "c".into()],
+        };
+        let checkup = judge(&good(), "ns", &wishes);
+        assert!(!checkup.is_healthy());
+        assert!(tells(
+            &checkup,
+            "storage",
+            &["no storage class slow", "there are: fast"]
+        ));
+        let label = "kubectl label node NODE topology.kubernetes.io/zone=c";
+        assert!(tells(
+            &checkup,
+            "failure domains",
+            &["failure domain c", label]
+        ));
+        let bad = checkup
+            .findings
+            .iter()
+            .filter(|one| one.health == Health::Bad);
+        assert_eq!(bad.count(), 2);
+    }
+
+    #[test]
+    fn nodes_are_judged_by_their_labels_where_they_may_be_listed() {
+        let mut answers = good();
+        answers.nodes = Some(vec![node("n-1", Some("a")), node("n-2", None)]);
+        assert_eq!(health(&answers, "failure domains"), Health::Doubtful);
+        let checkup = judge(&answers, "ns", &Wishes::default());
+        assert!(tells(&checkup, "failure domains", &["without", "n-2"]));
+        answers.nodes = Some(vec![node("n-1", None)]);
+        assert_eq!(health(&answers, "nodes"), Health::Good);
+        answers.nodes = Some(vec![Node::default()]);
+        assert_eq!(health(&answers, "nodes"), Health::Bad);
+        answers.nodes = None;
+        assert_eq!(health(&answers, "failure domains"), Health::Unknown);
+    }
+
+    #[test]
+    fn a_node_takes_vms_if_kubevirt_and_its_administrator_say_so() {
+        let one = |labels: Value, spec: Value| json!({"metadata": {"name": "n", "labels": labels}, "spec": spec});
+        let able = json!({"kubevirt.io/schedulable": "true", "topology.kubernetes.io/zone": "a"});
+        let all = nodes_of(&json!({"items": [
+            one(able.clone(), json!({})), one(able, json!({"unschedulable": true})),
+            one(json!({}), json!({})),
+        ]}));
+        let shown: Vec<_> = all
+            .iter()
+            .map(|node| (node.zone.as_deref(), node.takes_vms))
+            .collect();
+        assert_eq!(
+            shown,
+            [(Some("a"), true), (Some("a"), false), (None, false)]
+        );
     }
 }

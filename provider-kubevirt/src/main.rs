@@ -19,6 +19,7 @@ use provider_kubevirt::admission::{
 };
 use provider_kubevirt::cluster::Clusters;
 use provider_kubevirt::connect::Connector;
+use provider_kubevirt::doctor::Wishes;
 #[cfg(feature = "ssh")]
 use provider_kubevirt::login;
 use provider_kubevirt::machine::Machines;
@@ -126,6 +127,13 @@ struct DoctorFlags {
     /// Namespace for the VMs; the kubeconfig's if left out.
     #[arg(long, value_name = "NAME")]
     namespace: Option<String>,
+    /// Storage class that a template names; may be repeated.
+    #[arg(long, value_name = "NAME")]
+    storage_class: Vec<String>,
+    /// Failure domain of a cluster that is told apart by the zone of nodes; may be repeated. Needs the
+    /// right to list nodes, which the provider itself does not.
+    #[arg(long, value_name = "ZONE")]
+    failure_domain: Vec<String>,
 }
 
 /// Makes a tenant of an infra cluster: a namespace, an account with the rights that the provider uses,
@@ -193,13 +201,17 @@ async fn make_ssh_keys(flags: SshKeysFlags) -> Result<String, BoxError> {
 }
 
 async fn look(flags: DoctorFlags) -> Result<Checkup, BoxError> {
+    let wishes = Wishes {
+        storage_classes: flags.storage_class,
+        failure_domains: flags.failure_domain,
+    };
     let Some(secret) = &flags.secret else {
         let config = configuration(flags.kubeconfig.as_deref()).await?;
         let namespace = flags
             .namespace
             .unwrap_or_else(|| config.default_namespace.clone());
         let client = capi_core::client(config)?;
-        return Ok(doctor::examine(&client, &namespace).await);
+        return Ok(doctor::examine(&client, &namespace, &wishes).await);
     };
     let credentials = command::credentials(flags.kubeconfig.as_deref(), secret).await?;
     let (namespace, name) = secret.split_once('/').unwrap_or(("", secret));
@@ -208,7 +220,7 @@ async fn look(flags: DoctorFlags) -> Result<Checkup, BoxError> {
         .connect(Some(&identity), Some(&credentials))
         .await?;
     let namespace = session.namespace(flags.namespace.as_deref(), "default");
-    Ok(doctor::examine(session.infra().client(), namespace).await)
+    Ok(doctor::examine(session.infra().client(), namespace, &wishes).await)
 }
 
 impl Program for Kubevirt {

@@ -99,7 +99,14 @@ fn ctl_01_the_repository_has_every_flavor() {
 #[test]
 fn the_program_says_what_it_can() {
     let help = output(&["--help"]);
-    for command in ["run", "manifests", "doctor", "tenant", "version"] {
+    for command in [
+        "run",
+        "manifests",
+        "doctor",
+        "tenant",
+        "ssh-keys",
+        "version",
+    ] {
         assert!(help.contains(&format!("  {command} ")), "{help}");
     }
     assert!(output(&["tenant", "--help"]).contains("--days"));

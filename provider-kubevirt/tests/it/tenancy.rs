@@ -4,7 +4,7 @@ use capi_contract::checkup::Health;
 use capi_testkit::apiserver::{ApiServer, Authorization, User};
 use capi_testkit::crds;
 use kube::Config;
-use provider_kubevirt::doctor;
+use provider_kubevirt::doctor::{self, Wishes};
 use provider_kubevirt::rights::RULES;
 use provider_kubevirt::tenant::{self, ACCOUNT, Tenant};
 
@@ -34,7 +34,7 @@ async fn made(server: &ApiServer, namespace: &str) -> serde_json::Value {
 async fn findings(server: &ApiServer, of: &str, namespace: &str) -> Vec<(String, Health, String)> {
     let user = User::service_account(of, ACCOUNT);
     let client = server.client_as("tenant", &user);
-    let checkup = doctor::examine(&client, namespace).await;
+    let checkup = doctor::examine(&client, namespace, &Wishes::default()).await;
     let all = checkup.findings.into_iter();
     all.map(|finding| (finding.subject, finding.health, finding.detail))
         .collect()
@@ -80,7 +80,12 @@ async fn capk_defect_16_a_tenant_has_what_is_used_in_its_namespace_and_nothing_e
 #[tokio::test]
 async fn an_infra_cluster_without_kubevirt_is_named() {
     let server = ApiServer::builder().build();
-    let checkup = doctor::examine(&server.client("administrator"), "default").await;
+    let checkup = doctor::examine(
+        &server.client("administrator"),
+        "default",
+        &Wishes::default(),
+    )
+    .await;
     let kubevirt = checkup
         .findings
         .iter()
