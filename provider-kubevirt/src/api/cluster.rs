@@ -71,7 +71,7 @@ pub struct KubevirtClusterSpec {
     pub control_plane_service_template: Option<ServiceTemplate>,
 
     /// Key pair with which guests are asked over SSH, by a provider that runs with
-    /// --ssh-bootstrap-check; <name of the cluster>-ssh-keys when not set.
+    /// --ssh-bootstrap-check; `NAME-ssh-keys`, after the cluster, when not set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ssh_keys: Option<SshKeys>,
 
