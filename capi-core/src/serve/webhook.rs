@@ -251,6 +251,18 @@ mod tests {
         }
     }
 
+    /// The field is optional.
+    #[tokio::test]
+    async fn defect_15_a_review_that_does_not_say_whether_it_is_a_rehearsal_is_none() {
+        for (data, is_allowed) in [("fine", true), ("bad", false)] {
+            let mut review = review_of("CREATE", &Value::Null, &object(&json!({"a": data})));
+            review["request"].as_object_mut().unwrap().remove("dryRun");
+            let (status, answer) = ask("/validate--v1-configmap", &review).await;
+            assert_eq!(status, StatusCode::OK);
+            assert_eq!(answer["response"]["allowed"], is_allowed);
+        }
+    }
+
     #[tokio::test]
     async fn what_is_no_review_is_refused() {
         let path = "/validate--v1-configmap";

@@ -12,6 +12,7 @@
 mod budget;
 mod cluster;
 mod defects;
+mod drain;
 mod machine;
 mod network;
 mod program;
@@ -24,3 +25,4 @@ mod sweep;
 mod takeover;
 mod templates;
 mod tenancy;
+mod trouble;

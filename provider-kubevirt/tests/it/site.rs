@@ -114,10 +114,28 @@ impl Site {
     where
         M: InfraMachine<Session = Session, Cluster = KubevirtCluster>,
     {
-        let options = Options {
+        self.provide_with(connector, management, self.options(), machines)
+            .await;
+    }
+
+    /// What the provider runs with.
+    pub(crate) fn options(&self) -> Options {
+        Options {
             clock: self.clock.clone(),
             ..Options::default()
-        };
+        }
+    }
+
+    /// The same with other options.
+    pub(crate) async fn provide_with<M>(
+        &self,
+        connector: Connector,
+        management: Client,
+        options: Options,
+        machines: M,
+    ) where
+        M: InfraMachine<Session = Session, Cluster = KubevirtCluster>,
+    {
         Provider::new(connector)
             .cluster(Clusters)
             .machine(machines)

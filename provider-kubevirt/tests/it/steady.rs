@@ -1,12 +1,21 @@
 //! What settled machines cost, and how soon their loss is told.
 
+use std::collections::BTreeMap;
+use std::pin::pin;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
+
+use futures::StreamExt;
+use kube::Client;
+use kube::runtime::{WatchStreamExt, watcher};
+use serde_json::{Value, json};
 
 use tokio::time::Instant;
 
-use crate::site::{Fleet, Site, is_provisioned, ready};
+use crate::budget::assert_making;
+use crate::site::{Fleet, Site, is_provisioned, machine, objects_of, ready};
 
-/// As many as show what one more costs. `KUBEVIRT_MACHINES=500` takes minutes in a debug build.
+/// As many as show what one more costs; `KUBEVIRT_MACHINES=500` asks for others.
 const MANY: usize = 30;
 
 fn many() -> usize {
@@ -14,10 +23,44 @@ fn many() -> usize {
     wish.and_then(|wish| wish.parse().ok()).unwrap_or(MANY)
 }
 
+/// How soon a VM that runs is reported as provisioned.
+const SOON: Duration = Duration::from_millis(100);
+
+/// The moment when each object of a kind was first seen to be so.
+type Moments = Arc<Mutex<BTreeMap<String, Instant>>>;
+
+fn moments(client: &Client, kind: &Value, is_so: fn(&Value) -> bool) -> Moments {
+    let moments = Moments::default();
+    let (all, noted) = (objects_of(client, kind), Arc::clone(&moments));
+    tokio::spawn(async move {
+        let mut events = pin!(watcher(all, watcher::Config::default()).applied_objects());
+        while let Some(Ok(object)) = events.next().await {
+            let name = object.metadata.name.clone().unwrap();
+            if is_so(&serde_json::to_value(object).unwrap()) {
+                noted
+                    .lock()
+                    .unwrap()
+                    .entry(name)
+                    .or_insert_with(Instant::now);
+            }
+        }
+    });
+    moments
+}
+
 async fn settled(count: usize) -> (Site, Fleet, Vec<String>) {
     let site = Site::instant().await;
     let fleet = Fleet::create(&site).await;
     site.start();
+    // The cluster is ready before the machines come.
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let instance = json!({"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstance"});
+    let runs = moments(&site.infra.client("script"), &instance, |one| {
+        one["status"]["phase"] == "Running"
+            && one["status"]["interfaces"][0]["ipAddress"].is_string()
+    });
+    let built = moments(&fleet.script, &machine(), is_provisioned);
+    let since = site.marks();
     let names: Vec<String> = (0..count).map(|n| format!("m-{n}")).collect();
     for name in &names {
         fleet.add(name).await;
@@ -27,6 +70,12 @@ async fn settled(count: usize) -> (Site, Fleet, Vec<String>) {
         machines.all(|machine| is_provisioned(&machine))
     };
     site.until("provisioned", provisioned).await;
+    assert_making(&site, since, &names, 0);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let (runs, built) = (runs.lock().unwrap().clone(), built.lock().unwrap().clone());
+    let late = names.iter().map(|name| built[name] - runs[name]).max();
+    println!("{count} machines, provisioned at most {late:?} after their VMs ran");
+    assert!(late <= Some(SOON), "{late:?}");
     for name in &names {
         fleet.join(name).await;
     }
@@ -39,7 +88,7 @@ async fn settled(count: usize) -> (Site, Fleet, Vec<String>) {
 async fn r13_settled_machines_cost_nothing() {
     let (site, ..) = settled(many()).await;
     let since = site.marks();
-    tokio::time::sleep(Duration::from_secs(600)).await;
+    tokio::time::sleep(Duration::from_secs(180)).await;
     let requests = site.requests(since, |_| true);
     assert!(requests.is_empty(), "{requests:#?}");
 }
