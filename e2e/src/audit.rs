@@ -1,4 +1,4 @@
-//! What the API server of the management cluster noted down: who asked for what.
+//! What the API server of a run noted down: who asked for what.
 
 use std::collections::BTreeMap;
 
@@ -31,8 +31,8 @@ pub struct Request {
     pub body: Value,
 }
 
-/// The requests of a user, in the order in which they were answered. Watches are not noted, except
-/// those of Secrets.
+/// The requests of a user, in the order in which they were answered. Watches are noted of service
+/// accounts alone.
 ///
 /// # Errors
 ///

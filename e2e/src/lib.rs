@@ -22,7 +22,9 @@
 //! | `kubectl` | an unmodified `kubectl` against the API server of `capi-testkit` and against the quick start with `--serve`: each command's output and exit code, compared with stored ones |
 //! | `conformance` | the API server of `capi-testkit` against the real kube-apiserver: one table of requests goes to both, and their answers are equal or listed with a reason in `differences.txt` |
 //! | `life` | the Proxmox provider's program under the real Cluster API, with real workload control planes, with the webhooks and rights of its manifests, killed at ten random moments: provisioning, scaling of control plane and workers, replacement of lost machines, a new version, pause, conversion of older manifests, deletion |
+//! | `life_kubevirt` | the same for the KubeVirt provider, whose infra cluster is a second API server that enforces a tenant's rights |
 //! | `clusterctl` | an unmodified `clusterctl`: init, generate of every flavor, describe, move to a second management cluster in the middle of provisioning and back, upgrade, delete, with the provider killed ten times |
+//! | `clusterctl_kubevirt` | the same for the KubeVirt provider, whose credentials move along |
 //! | `strict` | objects written for KubeVirt and its image importer decode by their published Go types, without an unknown field |
 //! | `requests` | what a hundred machines cost a real API server, counted from its audit log, beside the Go provider's figures; with the binary of a release, a day under the rights of its manifests |
 //! | `core` | the simulator of Cluster API against the real one: the same day in both, and the same writes to the provider's objects, or listed with a reason in `differences.txt` |
@@ -45,8 +47,10 @@
 //! | [`world`] | all of that together, and a person's hands in it |
 //! | [`provider`] | a provider's program, with its manifests and their rights; killed on the way |
 //! | [`ipam`] | the in-cluster IPAM provider, played by a program with rights of its own |
-//! | [`killer`] | kills a provider at random moments |
+//! | [`killer`] | kills providers at random moments |
+//! | [`infrastructure`] | what suites need of a platform and its provider |
 //! | [`proxmox`] | Proxmox VE, played, and the program of its provider |
+//! | [`kubevirt`] | KubeVirt, played on a second API server, and the program of its provider |
 //! | [`workload`] | workload clusters of real API servers, which simulated guests make of their seeds |
 //! | [`audit`] | what the API server noted down of a user's requests |
 //! | [`suite`] | stories that share a world |
@@ -59,8 +63,10 @@ pub mod certificate;
 pub mod clusterctl;
 pub mod embedded;
 pub mod failure;
+pub mod infrastructure;
 pub mod ipam;
 pub mod killer;
+pub mod kubevirt;
 pub mod management;
 pub mod manager;
 pub mod manifest;

@@ -20,12 +20,13 @@ const SERVICES: &str = "10.96.0.0/16";
 /// The first of them, under which the API server would be reached from inside.
 const FIRST_SERVICE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 96, 0, 1));
 /// Controllers that Cluster API needs. Aggregation of roles is one: the managers' rights are
-/// aggregated, and empty without it.
+/// aggregated, and empty without it. None may look after nodes and volumes: in an infra cluster these are
+/// played.
 const CONTROLLERS: &str = "garbage-collector-controller,namespace-controller,\
                            serviceaccount-controller,root-ca-certificate-publisher-controller,\
                            clusterrole-aggregation-controller";
-/// Every request with who made it; watches are left out, except those of Secrets, which no provider may
-/// open. What the managers of Cluster API write to infrastructure is there with its content, to be
+/// Every request with who made it. A watch is noted when it is answered, and only if a service account
+/// opens it: none may be forbidden, and none may be of Secrets. What the managers of Cluster API write to infrastructure is there with its content, to be
 /// compared with what their simulator writes; no other content is, since it holds Secrets.
 const AUDIT_POLICY: &str = "\
 apiVersion: audit.k8s.io/v1
@@ -34,7 +35,8 @@ omitStages: [RequestReceived]
 rules:
   - level: Metadata
     verbs: [watch]
-    resources: [{group: \"\", resources: [secrets]}]
+    userGroups: [system:serviceaccounts]
+    omitStages: [RequestReceived, ResponseComplete]
   - level: None
     verbs: [watch]
   - level: Request

@@ -163,9 +163,17 @@ impl Program {
     ///
     /// A program that cannot be run, or refuses the arguments.
     pub fn manifests(&self, arguments: &[&str]) -> Result<String, ProviderError> {
+        self.says(&[&["manifests"], arguments].concat())
+    }
+
+    /// What it prints with these arguments, and then ends.
+    ///
+    /// # Errors
+    ///
+    /// A program that cannot be run, or does not end well.
+    pub fn says(&self, arguments: &[&str]) -> Result<String, ProviderError> {
         let mut command = Command::new(&self.path);
         command
-            .arg("manifests")
             .args(arguments)
             .envs(self.environment.iter().cloned());
         run(&mut command)

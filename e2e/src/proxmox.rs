@@ -2,19 +2,23 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 
+use futures::future::BoxFuture;
 use pve_sim::{Builder, Guests, Platform, Server, TemplateSpec};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::failure::Failure;
+use crate::infrastructure::{Change, Infrastructure, Names, example, nothing, shown};
 use crate::provider::{Program, ProviderError};
-use crate::workload::ExternalEtcd;
 
-/// The program, also the process's name.
-pub const PROGRAM: &str = "provider-proxmox";
-/// Where its manifests put it, and under whose account it runs there.
-pub const NAMESPACE: &str = "capmox-system";
-/// The service account.
-pub const ACCOUNT: &str = "capmox-manager";
+/// How the provider is called.
+pub const NAMES: Names = Names {
+    provider: "proxmox",
+    kinds: "Proxmox",
+    program: "provider-proxmox",
+    namespace: "capmox-system",
+    account: "capmox-manager",
+    deployment: "capmox-controller-manager",
+};
 /// The template that examples clone.
 pub const TEMPLATE: u32 = 9000;
 
@@ -63,7 +67,7 @@ impl Proxmox {
     /// As [`Program::built`].
     pub fn program(&self) -> Result<Program, ProviderError> {
         let (token, secret) = self.platform.token();
-        let program = Program::built(PROGRAM, NAMESPACE, ACCOUNT)?;
+        let program = NAMES.built()?;
         let variables = self.variables(&token, &secret).into_iter();
         Ok(variables.fold(program, |program, (name, value)| {
             program.variable(name, value)
@@ -89,78 +93,100 @@ impl Proxmox {
     /// What is left, doubled or touched.
     pub fn check_clean(&self) -> Result<(), Failure> {
         let platform = &self.platform;
-        let mut wrong = String::new();
-        let mut check = |what: &str, count: usize, shown: String| {
-            if count > 0 {
-                wrong += &format!("{count} {what}: {shown}\n");
-            }
-        };
-        let vms = platform.vms_left();
-        check("VMs left", vms.len(), format!("{vms:?}"));
-        let isos = platform.isos_left();
-        check("seeds left", isos.len(), format!("{isos:?}"));
-        let disks = platform.disks_left();
-        check("disks left", disks.len(), format!("{disks:?}"));
-        let twins = platform.twins();
-        check("twins", twins.len(), format!("{twins:?}"));
-        let touched = platform.strangers_touched();
-        check("strangers touched", touched.len(), format!("{touched:?}"));
-        if wrong.is_empty() {
-            return Ok(());
-        }
-        Err(Failure::new(wrong))
+        nothing(&[
+            ("VMs left", shown(&platform.vms_left())),
+            ("seeds left", self.seeds()),
+            ("disks left", shown(&platform.disks_left())),
+            ("twins", self.twins()),
+            ("strangers touched", shown(&platform.strangers_touched())),
+        ])
+    }
+}
+
+impl Infrastructure for Proxmox {
+    fn names(&self) -> Names {
+        NAMES
     }
 
-    /// The last lines on the consoles of all VMs, for whoever wonders why a node is missing.
-    #[must_use]
-    pub fn consoles(&self) -> String {
-        /// Enough for what kubeadm said last.
-        const LINES: usize = 4;
-        let mut text = String::new();
-        for vm in self.platform.vms_left() {
-            let console = self.platform.console(vm.vmid);
-            text += &format!("VM {} {}\n", vm.vmid, vm.name().unwrap_or_default());
-            for line in &console[console.len().saturating_sub(LINES)..] {
-                text += &format!("  {line}\n");
+    fn program(&self) -> Result<Program, ProviderError> {
+        Proxmox::program(self)
+    }
+
+    /// Credentials are variables of the program.
+    fn prerequisites(&self) -> Vec<Value> {
+        Vec::new()
+    }
+
+    fn cluster(&self, name: &str, network: u8) -> Result<Vec<Value>, Failure> {
+        cluster(name, &format!("127.{network}.0"))
+    }
+
+    fn vms(&self) -> Vec<String> {
+        let all = self.platform.vms_left().into_iter();
+        all.map(|vm| vm.vmid.to_string()).collect()
+    }
+
+    fn vm_of(&self, machine: &Value) -> Option<String> {
+        let id = machine["spec"]["providerID"].as_str()?;
+        let uuid = id.strip_prefix("proxmox://")?;
+        let vms = self.platform.vms_left();
+        let vm = vms.iter().find(|vm| vm.uuid() == Some(uuid))?;
+        Some(vm.vmid.to_string())
+    }
+
+    fn births(&self) -> usize {
+        self.platform.births().len()
+    }
+
+    fn twins(&self) -> Vec<String> {
+        shown(&self.platform.twins())
+    }
+
+    fn seeds(&self) -> Vec<String> {
+        shown(&self.platform.isos_left())
+    }
+
+    fn is_idle(&self) -> bool {
+        self.platform.tasks_running() == 0
+    }
+
+    fn destroy<'a>(&'a self, vm: &'a str) -> BoxFuture<'a, Result<(), Failure>> {
+        Box::pin(async move {
+            if self.platform.destroy_behind_back(vm.parse()?) {
+                return Ok(());
             }
-        }
-        text
+            Err(Failure::new(format!("VM {vm} is not there")))
+        })
+    }
+
+    fn console(&self, vm: &str) -> Vec<String> {
+        vm.parse()
+            .map(|vmid| self.platform.console(vmid))
+            .unwrap_or_default()
+    }
+
+    fn changes(&self) -> Result<Vec<Change>, Failure> {
+        let audit = self.platform.audit();
+        let changes = audit.mutations().map(|one| Change {
+            by: one.token.clone(),
+            what: format!("{} {}: {}", one.method, one.path, one.status),
+        });
+        Ok(changes.collect())
+    }
+
+    fn check_clean(&self) -> Result<(), Failure> {
+        Proxmox::check_clean(self)
     }
 }
 
 /// The cluster of the quick start under another name, with its addresses in this network of 24 bits
 /// inside 127.0.0.0/8, such as `127.20.0`, where real programs can listen on them.
-///
-/// # Errors
-///
-/// An example that is broken.
-pub fn cluster(name: &str, network: &str) -> Result<Vec<Value>, Failure> {
+fn cluster(name: &str, network: &str) -> Result<Vec<Value>, Failure> {
     let text = include_str!("../../examples/quickstart/cluster.yaml");
-    let text = text.replace("10.20.0.", &format!("{network}."));
-    Ok(serde_saphyr::from_multiple(&text.replace("demo", name))?)
-}
-
-/// Lets a cluster keep its state in an etcd of somebody else; the Secrets for it come first.
-///
-/// # Panics
-///
-/// Without a control plane among the objects.
-#[must_use]
-pub fn with_external_etcd(name: &str, mut objects: Vec<Value>, etcd: &ExternalEtcd) -> Vec<Value> {
-    let control_plane = objects
-        .iter_mut()
-        .find(|object| object["kind"] == "KubeadmControlPlane")
-        .expect("the cluster has a control plane");
-    let pki = "/etc/kubernetes/pki";
-    control_plane["spec"]["kubeadmConfigSpec"]["clusterConfiguration"]["etcd"]["external"] = json!({
-        "endpoints": [etcd.url()],
-        "caFile": format!("{pki}/etcd/ca.crt"),
-        "certFile": format!("{pki}/apiserver-etcd-client.crt"),
-        "keyFile": format!("{pki}/apiserver-etcd-client.key"),
-    });
-    let mut all = etcd.secrets(name);
-    all.append(&mut objects);
-    all
+    example(text, |text| {
+        let text = text.replace("10.20.0.", &format!("{network}."));
+        text.replace("demo", name)
+    })
 }
 
 #[cfg(test)]

@@ -96,6 +96,30 @@ impl ExternalEtcd {
         &self.url
     }
 
+    /// The objects of a cluster with a kubeadm control plane, which keeps its state here: first the
+    /// Secrets that Cluster API reads the certificates from.
+    ///
+    /// # Panics
+    ///
+    /// Without a control plane among the objects.
+    #[must_use]
+    pub fn keeps(&self, cluster: &str, mut objects: Vec<Value>) -> Vec<Value> {
+        let control_plane = objects
+            .iter_mut()
+            .find(|object| object["kind"] == "KubeadmControlPlane")
+            .expect("the cluster has a control plane");
+        let configuration = &mut control_plane["spec"]["kubeadmConfigSpec"]["clusterConfiguration"];
+        configuration["etcd"]["external"] = json!({
+            "endpoints": [self.url],
+            "caFile": format!("{PKI}/etcd/ca.crt"),
+            "certFile": format!("{PKI}/apiserver-etcd-client.crt"),
+            "keyFile": format!("{PKI}/apiserver-etcd-client.key"),
+        });
+        let mut all = self.secrets(cluster);
+        all.append(&mut objects);
+        all
+    }
+
     /// The Secrets that Cluster API reads the certificates of an external etcd from. They must be
     /// there before the Cluster is.
     #[must_use]

@@ -5,79 +5,65 @@ use std::collections::BTreeMap;
 use capi_testkit::substitute::{substitute, variables};
 use e2e::clusterctl::ClusterctlError;
 use e2e::failure::Failure;
-use e2e::world::{World, condition};
+use e2e::world::condition;
 use serde_json::{Value, json};
 
-use crate::Stage;
-use crate::side::{RELEASES, Side};
+use crate::stage::Stage;
 
-/// What a user gives beside the arguments.
-const GIVEN: [(&str, &str); 13] = [
-    ("CONTROL_PLANE_ENDPOINT_IP", "10.20.0.5"),
-    ("NODE_IP_RANGES", "[10.20.0.10-10.20.0.39]"),
-    ("IP_PREFIX", "16"),
-    ("GATEWAY", "10.20.0.1"),
-    ("DNS_SERVERS", "[10.20.0.1]"),
-    ("BRIDGE", "vmbr0"),
-    ("PROXMOX_SOURCENODE", "pve1"),
-    ("TEMPLATE_VMID", "9000"),
-    (
-        "VM_SSH_KEYS",
-        "ssh-ed25519 AAAA one@home, ssh-ed25519 BBBB two@home",
-    ),
-    ("ALLOWED_NODES", "[pve1, pve2, pve3]"),
-    ("NUM_CORES", "2"),
-    ("MEMORY_MIB", "2048"),
-    ("BOOT_VOLUME_SIZE", "40"),
-];
 const VERSION: &str = "v1.36.0";
-/// The default flavor's text, as it is shipped.
-const DEFAULT: &str = include_str!("../../../provider-proxmox/templates/cluster-template.yaml");
 /// Machines that get their bootstrap data from a person, so that they wait for no control plane.
 const GIVEN_MACHINES: usize = 5;
 
-/// The clusters: the default flavor, and the one with a class.
+/// The clusters: of the plain flavor, and of the one with a class.
 pub(crate) const DEMO: &str = "demo";
 pub(crate) const TOPO: &str = "topo";
 
-fn arguments<'a>(cluster: &'a str, workers: &'a str, more: &[&'a str]) -> Vec<&'a str> {
-    let mut all = vec![
-        "generate",
-        "cluster",
-        cluster,
-        "--infrastructure",
-        "proxmox",
-    ];
-    all.extend([
-        "--kubernetes-version",
-        VERSION,
-        "--target-namespace",
-        "default",
-    ]);
-    all.extend([
-        "--control-plane-machine-count",
-        "1",
-        "--worker-machine-count",
-        workers,
-    ]);
-    all.extend(more);
-    all
-}
+/// The flavor with a class.
+const CLASS: &str = "topology";
 
-fn give(side: &mut Side) {
-    for (name, value) in GIVEN {
-        side.clusterctl.set(name, value);
+impl Stage {
+    /// `clusterctl generate cluster` in the source, of this flavor, with these arguments besides.
+    fn generated(
+        &self,
+        cluster: &str,
+        workers: &str,
+        flavor: Option<&str>,
+        more: &[&str],
+    ) -> Result<String, ClusterctlError> {
+        let provider = self.platform.names().provider;
+        let mut all = vec!["generate", "cluster", cluster];
+        all.extend(["--infrastructure", provider]);
+        all.extend(["--kubernetes-version", VERSION]);
+        all.extend(["--target-namespace", "default"]);
+        all.extend(["--control-plane-machine-count", "1"]);
+        all.extend(["--worker-machine-count", workers]);
+        all.extend(flavor.iter().flat_map(|flavor| ["--flavor", flavor]));
+        all.extend(more);
+        self.source.clusterctl.run(&all)
+    }
+
+    /// Of the flavor of the first cluster.
+    fn generated_plainly(&self, workers: &str, more: &[&str]) -> Result<String, ClusterctlError> {
+        self.generated(DEMO, workers, self.parts.flavor, more)
+    }
+
+    fn give(&mut self) {
+        for (name, value) in self.parts.given {
+            self.source.clusterctl.set(name, *value);
+        }
     }
 }
 
-/// clusterctl and the testkit's substitution make the same of the default flavor; every variable is
+/// clusterctl and the testkit's substitution make the same of the first cluster's flavor; every variable is
 /// listed; the class comes along with the flavor that names it.
 pub(crate) fn generate(stage: &mut Stage) -> Result<(), Failure> {
-    let side = &mut stage.source;
-    give(side);
-    let text = side.clusterctl.run(&arguments(DEMO, "2", &[]))?;
-    let made: Vec<Value> = serde_saphyr::from_multiple(&text)?;
-    let mut held: BTreeMap<_, _> = GIVEN.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
+    stage.give();
+    let template = stage.parts.text;
+    let made: Vec<Value> = serde_saphyr::from_multiple(&stage.generated_plainly("2", &[])?)?;
+    let given = stage.parts.given.iter();
+    let mut held: BTreeMap<_, _> = given
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect();
     for (name, value) in [
         ("CLUSTER_NAME", DEMO),
         ("KUBERNETES_VERSION", VERSION),
@@ -86,7 +72,7 @@ pub(crate) fn generate(stage: &mut Stage) -> Result<(), Failure> {
     ] {
         held.insert(name.to_owned(), value.to_owned());
     }
-    let expected = substitute("template", DEFAULT, &held, |_| None)?.text;
+    let expected = substitute("template", template, &held, |_| None)?.text;
     let mut expected: Vec<Value> = serde_saphyr::from_multiple(&expected)?;
     for object in &mut expected {
         object["metadata"]["namespace"] = json!("default");
@@ -98,10 +84,8 @@ pub(crate) fn generate(stage: &mut Stage) -> Result<(), Failure> {
     };
     assert_eq!(by_name(made), by_name(expected));
 
-    let listed = side
-        .clusterctl
-        .run(&arguments(DEMO, "2", &["--list-variables"]))?;
-    for (name, default) in variables("template", DEFAULT)? {
+    let listed = stage.generated_plainly("2", &["--list-variables"])?;
+    for (name, default) in variables("template", template)? {
         let line = listed
             .lines()
             .find(|line| line.contains(&format!("- {name}")));
@@ -111,14 +95,13 @@ pub(crate) fn generate(stage: &mut Stage) -> Result<(), Failure> {
         }
     }
 
-    let text = side
-        .clusterctl
-        .run(&arguments(TOPO, "1", &["--flavor", "topology"]))?;
+    let text = stage.generated(TOPO, "1", Some(CLASS), &[])?;
     let made: Vec<Value> = serde_saphyr::from_multiple(&text)?;
     let kinds: Vec<_> = made.iter().filter_map(|one| one["kind"].as_str()).collect();
+    let own = stage.platform.names().kind("ClusterTemplate");
     for kind in [
         "ClusterClass",
-        "ProxmoxClusterTemplate",
+        own.as_str(),
         "KubeadmControlPlaneTemplate",
         "Cluster",
     ] {
@@ -129,19 +112,17 @@ pub(crate) fn generate(stage: &mut Stage) -> Result<(), Failure> {
 
 /// Nothing is put out without a value, and a flavor that is not there is named.
 pub(crate) fn missing(stage: &mut Stage) -> Result<(), Failure> {
-    let side = &mut stage.source;
-    for flavor in [&[][..], &["--flavor", "topology"]] {
-        side.clusterctl.unset("GATEWAY");
-        side.clusterctl.unset("BRIDGE");
-        let refused = side.clusterctl.run(&arguments(DEMO, "2", flavor));
-        give(side);
+    for flavor in [stage.parts.flavor, Some(CLASS)] {
+        for name in stage.parts.needed {
+            stage.source.clusterctl.unset(name);
+        }
+        let refused = stage.generated(DEMO, "2", flavor, &[]);
+        stage.give();
         let said = complaint(refused);
-        assert!(said.contains("BRIDGE, GATEWAY"), "{said}");
+        assert!(said.contains(&stage.parts.needed.join(", ")), "{said}");
         assert!(!said.contains("kind:"), "{said}");
     }
-    let refused = side
-        .clusterctl
-        .run(&arguments(DEMO, "2", &["--flavor", "nonsense"]));
+    let refused = stage.generated(DEMO, "2", Some("nonsense"), &[]);
     let said = complaint(refused);
     assert!(said.contains("cluster-template-nonsense.yaml"), "{said}");
     Ok(())
@@ -154,24 +135,18 @@ fn complaint(refused: Result<String, ClusterctlError>) -> String {
     }
 }
 
-/// Applied as they are put out. What the class made is what the default flavor says.
+/// Applied as they are put out. What the class made is what the plain flavor says.
 pub(crate) async fn come_up(stage: &mut Stage) -> Result<(), Failure> {
-    let side = &mut stage.source;
-    let text = side.clusterctl.run(&arguments(DEMO, "0", &[]))?;
-    side.world
-        .apply(serde_saphyr::from_multiple(&text)?)
-        .await?;
-    side.clusterctl
-        .set("CONTROL_PLANE_ENDPOINT_IP", "10.20.1.5");
-    side.clusterctl
-        .set("NODE_IP_RANGES", "[10.20.1.10-10.20.1.39]");
-    let text = side
-        .clusterctl
-        .run(&arguments(TOPO, "1", &["--flavor", "topology"]))?;
-    side.world
-        .apply(serde_saphyr::from_multiple(&text)?)
-        .await?;
-    let world = &side.world;
+    let plain = stage.generated_plainly("0", &[])?;
+    for (name, value) in stage.parts.given_for_the_class {
+        stage.source.clusterctl.set(name, *value);
+    }
+    let by_class = stage.generated(TOPO, "1", Some(CLASS), &[])?;
+    let world = &stage.source.world;
+    world.apply(stage.platform.prerequisites()).await?;
+    for text in [plain, by_class] {
+        world.apply(serde_saphyr::from_multiple(&text)?).await?;
+    }
     for cluster in [DEMO, TOPO] {
         world
             .until(
@@ -189,72 +164,58 @@ pub(crate) async fn come_up(stage: &mut Stage) -> Result<(), Failure> {
             Some(condition(&world.get("Cluster", TOPO).await?, "TopologyReconciled") == "True")
         })
         .await?;
-    same_by_class(world).await?;
-    // Provisioning goes on in the next story.
-    world.apply(given_machines()).await?;
-    Ok(())
-}
-
-/// The objects that core made from class and variables, compared with those of the default flavor.
-async fn same_by_class(world: &World) -> Result<(), Failure> {
-    let topo = world.get("Cluster", TOPO).await.unwrap_or_default();
-    let reference = |path: &str| {
-        let name = topo.pointer(path).and_then(Value::as_str);
-        name.unwrap_or_default().to_owned()
-    };
-    let name = reference("/spec/infrastructureRef/name");
-    let cluster = world.get("ProxmoxCluster", &name).await.unwrap_or_default();
-    let plain = world.get("ProxmoxCluster", DEMO).await.unwrap_or_default();
-    assert_eq!(cluster["spec"]["controlPlaneEndpoint"]["host"], "10.20.1.5");
-    assert_eq!(
-        cluster["spec"]["ipv4Config"]["addresses"],
-        json!(["10.20.1.10-10.20.1.39"])
-    );
-    for field in ["dnsServers", "allowedNodes"] {
-        assert_eq!(cluster["spec"][field], plain["spec"][field]);
-    }
-    let name = reference("/spec/controlPlaneRef/name");
-    let control_plane = world
-        .get("KubeadmControlPlane", &name)
-        .await
-        .unwrap_or_default();
-    let plain = world
-        .get("KubeadmControlPlane", "demo-control-plane")
-        .await
-        .unwrap_or_default();
-    let of = |object: &Value| object["spec"]["kubeadmConfigSpec"].clone();
-    let (mut config, mut plain) = (of(&control_plane), of(&plain));
-    let pod = |config: &mut Value| -> Result<Value, Failure> {
-        let content = config["files"][0]["content"].take();
-        Ok(serde_saphyr::from_str(
-            content.as_str().unwrap_or_default(),
-        )?)
-    };
-    let (mut ours, theirs) = (pod(&mut config)?, pod(&mut plain)?);
-    let address = "/spec/containers/0/env/2/value";
-    assert_eq!(ours.pointer(address), Some(&json!("10.20.1.5")));
-    *ours.pointer_mut(address).unwrap() = json!("10.20.0.5");
-    assert_eq!(ours, theirs);
+    let mut made = ByClass::read(stage).await;
+    (stage.parts.compare)(&mut made)?;
+    let ([config, plain], [template, other]) = (made.config, made.template);
     assert_eq!(config, plain);
-    let template = &control_plane["spec"]["machineTemplate"]["spec"]["infrastructureRef"]["name"];
-    let template = template.as_str().unwrap_or_default();
-    let made = world
-        .get("ProxmoxMachineTemplate", template)
-        .await
-        .unwrap_or_default();
-    let plain = world
-        .get("ProxmoxMachineTemplate", "demo-control-plane")
-        .await;
-    let plain = plain.unwrap_or_default();
-    assert_eq!(
-        made["spec"]["template"]["spec"],
-        plain["spec"]["template"]["spec"]
-    );
+    assert_eq!(template, other);
+    assert!(config.is_object() && template.is_object());
+    // Provisioning goes on in the next story.
+    world.apply(given_machines(stage)).await?;
     Ok(())
 }
 
-/// Machines of the default flavor's cluster whose bootstrap data a person wrote.
-fn given_machines() -> Vec<Value> {
+/// What core made from class and variables, and the same of the plain flavor.
+pub(crate) struct ByClass {
+    /// Specs of the clusters' infrastructure.
+    pub(crate) cluster: [Value; 2],
+    /// What kubeadm is told on control-plane machines.
+    pub(crate) config: [Value; 2],
+    /// Specs of their control-plane machines.
+    pub(crate) template: [Value; 2],
+}
+
+impl ByClass {
+    async fn read(stage: &Stage) -> Self {
+        let (world, names) = (&stage.source.world, stage.platform.names());
+        let get = async |kind: &str, name: &Value, at: &str| {
+            let name = name.as_str().unwrap_or_default();
+            let object = world.get(kind, name).await.unwrap_or_default();
+            object.pointer(at).cloned().unwrap_or_default()
+        };
+        let mut all = [TOPO, DEMO].map(|name| (json!(name), Value::Null, Value::Null, Value::Null));
+        for (name, cluster, config, template) in &mut all {
+            let of_core = get("Cluster", name, "/spec").await;
+            let kind = names.kind("Cluster");
+            *cluster = get(&kind, &of_core["infrastructureRef"]["name"], "/spec").await;
+            let control_plane = &of_core["controlPlaneRef"]["name"];
+            let control_plane = get("KubeadmControlPlane", control_plane, "/spec").await;
+            *config = control_plane["kubeadmConfigSpec"].clone();
+            let of_machines = &control_plane["machineTemplate"]["spec"]["infrastructureRef"];
+            let kind = names.kind("MachineTemplate");
+            *template = get(&kind, &of_machines["name"], "/spec/template/spec").await;
+        }
+        let [made, plain] = all;
+        Self {
+            cluster: [made.1, plain.1],
+            config: [made.2, plain.2],
+            template: [made.3, plain.3],
+        }
+    }
+}
+
+/// Machines of the first cluster whose bootstrap data a person wrote.
+fn given_machines(stage: &Stage) -> Vec<Value> {
     let secret = json!({
         "apiVersion": "v1", "kind": "Secret", "type": "cluster.x-k8s.io/secret",
         "metadata": {"name": "given", "namespace": "default",
@@ -271,7 +232,8 @@ fn given_machines() -> Vec<Value> {
                 "clusterName": DEMO, "version": VERSION,
                 "bootstrap": {"dataSecretName": "given"},
                 "infrastructureRef": {"apiGroup": "infrastructure.cluster.x-k8s.io",
-                    "kind": "ProxmoxMachineTemplate", "name": "demo-worker"},
+                    "kind": stage.platform.names().kind("MachineTemplate"),
+                    "name": "demo-worker"},
             }},
         },
     });
@@ -279,32 +241,36 @@ fn given_machines() -> Vec<Value> {
 }
 
 /// What people look at.
-pub(crate) fn shown(stage: &mut Stage) -> Result<(), Failure> {
-    let clusterctl = &stage.source.clusterctl;
+pub(crate) async fn shown(stage: &mut Stage) -> Result<(), Failure> {
+    let (clusterctl, names) = (&stage.source.clusterctl, stage.platform.names());
     let text = clusterctl.run(&["describe", "cluster", DEMO, "--grouping=false"])?;
-    for part in [
-        "Cluster default/demo",
-        "ProxmoxCluster default/demo",
-        "KubeadmControlPlane default/demo",
+    for kind in [
+        "Cluster",
+        names.kind("Cluster").as_str(),
+        "KubeadmControlPlane",
     ] {
-        assert!(text.contains(part), "{text}");
+        let part = format!("{kind} default/demo");
+        assert!(text.contains(&part), "{text}");
     }
     let text = clusterctl.run(&["describe", "cluster", DEMO, "--show-conditions", "all"])?;
     assert!(text.contains("InfrastructureReady"), "{text}");
     let text = clusterctl.run(&["get", "kubeconfig", DEMO])?;
     let kubeconfig: Value = serde_saphyr::from_str(&text)?;
+    let cluster = stage.source.world.get("Cluster", DEMO).await;
+    let host = cluster.unwrap_or_default()["spec"]["controlPlaneEndpoint"]["host"].take();
+    let host = host.as_str().unwrap_or_default();
     let server = &kubeconfig["clusters"][0]["cluster"]["server"];
-    assert_eq!(*server, "https://10.20.0.5:6443");
+    assert_eq!(*server, format!("https://{host}:6443"));
     let text = clusterctl.run(&[
         "generate",
         "provider",
         "--infrastructure",
-        "proxmox",
+        names.provider,
         "--describe",
     ])?;
-    assert!(
-        text.contains(RELEASES[2]) && text.contains("PROXMOX_URL"),
-        "{text}"
-    );
+    assert!(text.contains(stage.parts.releases[2]), "{text}");
+    if let Some(credentials) = stage.parts.credentials {
+        assert!(text.contains(credentials.shown), "{text}");
+    }
     Ok(())
 }

@@ -16,12 +16,12 @@
     reason = "helper functions of tests are tests too"
 )]
 
-mod crash;
 mod flavor;
 mod moving;
 mod removal;
 mod setup;
 mod side;
+mod stage;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -30,105 +30,100 @@ use capi_testkit::workload::Workloads;
 use e2e::failure::Failure;
 use e2e::management::Ports;
 use e2e::proxmox::Proxmox;
-use e2e::suite;
 use pve_sim::{Delays, Guests, TokenSpec};
-use tokio::runtime::Runtime;
+use serde_json::{Value, json};
 
-use crate::crash::Crashes;
-use crate::side::Side;
+use crate::flavor::ByClass;
+use crate::stage::{Credentials, Parts, Stage};
 
 /// Ports of this suite, away from those of `up` and the others.
-const SOURCE: Ports = Ports(26_940);
-const TARGET: Ports = Ports(27_040);
+const PORTS: [Ports; 2] = [Ports(26_940), Ports(27_040)];
 /// How long a clone takes: longer than it takes clusterctl to look around before it moves. The rest goes
 /// as in life.
 const CLONE: Duration = Duration::from_secs(10);
 /// The token of the provider in the target, and its secret.
 const TARGET_TOKEN: (&str, &str) = ("capi@pve!target", "7b0c2f6e-7d8a-4f5e-9a54-0c1d2e3f4a5b");
-
-/// What all stories share.
-struct Stage {
-    source: Side,
-    target: Side,
-    proxmox: Proxmox,
-    crashes: Crashes,
-}
+/// What a user gives beside the arguments.
+const GIVEN: &[(&str, &str)] = &[
+    ("CONTROL_PLANE_ENDPOINT_IP", "10.20.0.5"),
+    ("NODE_IP_RANGES", "[10.20.0.10-10.20.0.39]"),
+    ("IP_PREFIX", "16"),
+    ("GATEWAY", "10.20.0.1"),
+    ("DNS_SERVERS", "[10.20.0.1]"),
+    ("BRIDGE", "vmbr0"),
+    ("PROXMOX_SOURCENODE", "pve1"),
+    ("TEMPLATE_VMID", "9000"),
+    (
+        "VM_SSH_KEYS",
+        "ssh-ed25519 AAAA one@home, ssh-ed25519 BBBB two@home",
+    ),
+    ("ALLOWED_NODES", "[pve1, pve2, pve3]"),
+    ("NUM_CORES", "2"),
+    ("MEMORY_MIB", "2048"),
+    ("BOOT_VOLUME_SIZE", "40"),
+];
+const PARTS: Parts = Parts {
+    // The first stands for CAPMOX's last series, whose place ours takes: its components are ours, its
+    // number is theirs.
+    releases: ["v0.9.0", "v1.0.0", "v1.1.0"],
+    given: GIVEN,
+    given_for_the_class: &[
+        ("CONTROL_PLANE_ENDPOINT_IP", "10.20.1.5"),
+        ("NODE_IP_RANGES", "[10.20.1.10-10.20.1.39]"),
+    ],
+    flavor: None,
+    text: include_str!("../../../provider-proxmox/templates/cluster-template.yaml"),
+    needed: &["BRIDGE", "GATEWAY"],
+    credentials: Some(Credentials {
+        secret: "capmox-manager-credentials",
+        prefix: "PROXMOX_",
+        shown: "PROXMOX_URL",
+    }),
+    target_account: Some(TARGET_TOKEN.0),
+    compare,
+};
 
 fn main() -> ExitCode {
-    suite::play(
-        start,
-        &[
-            (
-                "ctl_01_init_installs_from_a_local_repository",
-                |on, stage| on.block_on(setup::init(stage)),
-            ),
-            (
-                "ctl_02_our_release_takes_the_place_of_capmox",
-                |on, stage| on.block_on(setup::take_over(stage)),
-            ),
-            ("ctl_06_generate_fills_in_every_flavor", |_, stage| {
-                flavor::generate(stage)
-            }),
-            ("ctl_06_generate_names_what_is_missing", |_, stage| {
-                flavor::missing(stage)
-            }),
-            ("ctl_08_clusters_of_every_flavor_come_up", |on, stage| {
-                on.block_on(flavor::come_up(stage))
-            }),
-            (
-                "describe_and_get_kubeconfig_show_the_cluster",
-                |_, stage| flavor::shown(stage),
-            ),
-            ("mv_02_a_move_in_the_middle_of_provisioning", |on, stage| {
-                on.block_on(moving::midway(stage))
-            }),
-            ("mv_03_a_move_back_creates_nothing", |on, stage| {
-                on.block_on(moving::back(stage))
-            }),
-            ("ctl_02_upgrade_between_our_releases", |on, stage| {
-                on.block_on(setup::upgrade(stage))
-            }),
-            ("deleting_clusters_leaves_nothing", |on, stage| {
-                on.block_on(removal::clusters(stage))
-            }),
-            (
-                "ctl_09_deleting_the_provider_leaves_nothing",
-                |on, stage| on.block_on(removal::provider(stage)),
-            ),
-            ("rb_03_the_rights_of_the_components_suffice", |_, stage| {
-                removal::rights_sufficed(stage)
-            }),
-        ],
-    )
+    stage::play(|runtime| runtime.block_on(start()))
 }
 
-fn start(runtime: &Runtime) -> Result<Stage, Failure> {
-    runtime.block_on(async {
-        let guests = Guests::new(Workloads::new());
-        let mut delays = Delays::realistic();
-        delays.clone = CLONE;
-        let proxmox = Proxmox::serve(Proxmox::builder().delays(delays).guests(guests)).await?;
-        let (token, secret) = TARGET_TOKEN;
-        proxmox
-            .platform
-            .add_token(TokenSpec::provider(token, secret));
-        let own = proxmox.platform.token();
-        let side = async |name, ports, (token, secret): (&str, &str)| {
-            // Credentials come by way of clusterctl.
-            let program = e2e::provider::Program::built(
-                e2e::proxmox::PROGRAM,
-                e2e::proxmox::NAMESPACE,
-                e2e::proxmox::ACCOUNT,
-            )?;
-            Side::bare(name, ports, program, proxmox.variables(token, secret)).await
-        };
-        let source = side("clusterctl-source", SOURCE, (&own.0, &own.1)).await?;
-        let target = side("clusterctl-target", TARGET, TARGET_TOKEN).await?;
-        Ok(Stage {
-            source,
-            target,
-            proxmox,
-            crashes: Crashes::new(),
-        })
-    })
+async fn start() -> Result<Stage, Failure> {
+    let guests = Guests::new(Workloads::new());
+    let mut delays = Delays::realistic();
+    delays.clone = CLONE;
+    let proxmox = Proxmox::serve(Proxmox::builder().delays(delays).guests(guests)).await?;
+    let (token, secret) = TARGET_TOKEN;
+    proxmox
+        .platform
+        .add_token(TokenSpec::provider(token, secret));
+    let own = proxmox.platform.token();
+    let variables = [(own.0.as_str(), own.1.as_str()), TARGET_TOKEN]
+        .map(|(token, secret)| Vec::from(proxmox.variables(token, secret)));
+    Stage::begin("clusterctl", PORTS, PARTS, Box::new(proxmox), variables).await
+}
+
+/// What the class made is the default flavor, at its own addresses.
+fn compare(made: &mut ByClass) -> Result<(), Failure> {
+    let [cluster, plain] = &made.cluster;
+    assert_eq!(cluster["controlPlaneEndpoint"]["host"], "10.20.1.5");
+    assert_eq!(
+        cluster["ipv4Config"]["addresses"],
+        json!(["10.20.1.10-10.20.1.39"])
+    );
+    for field in ["dnsServers", "allowedNodes"] {
+        assert_eq!(cluster[field], plain[field]);
+    }
+    let [config, plain] = &mut made.config;
+    let pod = |config: &mut Value| -> Result<Value, Failure> {
+        let content = config["files"][0]["content"].take();
+        Ok(serde_saphyr::from_str(
+            content.as_str().unwrap_or_default(),
+        )?)
+    };
+    let (mut ours, theirs) = (pod(config)?, pod(plain)?);
+    let address = "/spec/containers/0/env/2/value";
+    assert_eq!(ours.pointer(address), Some(&json!("10.20.1.5")));
+    *ours.pointer_mut(address).unwrap() = json!("10.20.0.5");
+    assert_eq!(ours, theirs);
+    Ok(())
 }

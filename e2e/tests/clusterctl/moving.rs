@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use e2e::failure::Failure;
+use e2e::infrastructure::Change;
 use e2e::world::{World, condition};
 use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 
-use crate::Stage;
 use crate::flavor::{DEMO, TOPO};
-use crate::side::{Side, differences};
+use crate::side::Side;
+use crate::stage::Stage;
 
 /// Five machines with given data, and the control plane machines of two clusters.
 const MACHINES_WITH_DATA: usize = 7;
@@ -85,31 +86,33 @@ pub(crate) async fn midway(stage: &mut Stage) -> Result<(), Failure> {
     let Stage {
         source,
         target,
-        proxmox,
-        crashes,
+        platform,
+        killer,
+        ..
     } = stage;
+    let machine = platform.names().kind("Machine");
     source
         .world
         .until("machines are being made", async || {
-            let claimed = source.world.list("ProxmoxMachine").await.ok()?;
-            Some(claimed.len() > MACHINES_WITH_DATA && proxmox.platform.vms_left().len() >= 2)
+            let claimed = source.world.list(&machine).await.ok()?;
+            Some(claimed.len() > MACHINES_WITH_DATA && platform.vms().len() >= 2)
         })
         .await?;
     let victims = [source.provider(), target.provider()];
-    let deaths = crashes.during(4, Duration::from_secs(12), &victims);
+    let deaths = killer.within(Duration::from_secs(12), 4, &victims);
     let finalizers = finalizers(source).await?;
-    let done = provisioned(&source.world).await?;
+    let done = provisioned(source).await?;
     move_all(source, target).await?;
     println!(
         "moved with {done} machines provisioned, {} VMs begun",
-        proxmox.platform.vms_left().len()
+        platform.vms().len()
     );
     assert!(done < MACHINES_WITH_DATA, "all machines were there already");
     for kind in [
         "Cluster",
         "Machine",
-        "ProxmoxCluster",
-        "ProxmoxMachine",
+        platform.names().kind("Cluster").as_str(),
+        machine.as_str(),
         "IPAddressClaim",
     ] {
         assert!(
@@ -125,46 +128,49 @@ pub(crate) async fn midway(stage: &mut Stage) -> Result<(), Failure> {
     target
         .world
         .until("the target has finished all machines", async || {
-            Some(provisioned(&target.world).await.ok()? == MACHINES_WITH_DATA)
+            Some(provisioned(target).await.ok()? == MACHINES_WITH_DATA)
         })
         .await?;
-    let left = proxmox.platform.vms_left();
+    let left = platform.vms();
     assert_eq!(left.len(), MACHINES_WITH_DATA, "{left:#?}");
-    assert_eq!(proxmox.platform.twins(), []);
+    assert_eq!(platform.twins(), [""; 0]);
     one_after_the_other(stage)
 }
 
-/// The source's last change at Proxmox VE came before the target's first.
+/// The source's last change at the platform came before the target's first, where they can be told apart.
 fn one_after_the_other(stage: &Stage) -> Result<(), Failure> {
-    let audit = stage.proxmox.platform.audit();
-    let times = |of_target: bool| {
-        let all = audit.mutations();
-        let its = all.filter(move |one| (one.token == crate::TARGET_TOKEN.0) == of_target);
-        its.map(|one| one.at).collect::<Vec<_>>()
+    let changes = stage.platform.changes()?;
+    let Some(account) = stage.parts.target_account else {
+        println!("{} changes by both", changes.len());
+        return Ok(());
     };
-    let (source, target) = (times(false), times(true));
+    let of_target = |change: &Change| change.by == account;
+    let first = changes.iter().position(of_target);
+    let first = first.ok_or_else(|| Failure::new("the target changed nothing"))?;
+    let (source, target) = changes.split_at(first);
     println!(
         "{} changes by the source, then {} by the target",
         source.len(),
         target.len()
     );
-    assert!(!source.is_empty() && !target.is_empty());
-    assert!(source.iter().max() < target.iter().min(), "they overlap");
+    assert!(!source.is_empty());
+    let late: Vec<_> = target.iter().filter(|one| !of_target(one)).collect();
+    assert!(late.is_empty(), "they overlap: {late:#?}");
     Ok(())
 }
 
 /// Finalizers of our objects, by kind and name.
 async fn finalizers(side: &Side) -> Result<BTreeMap<String, Value>, Failure> {
     let all = side.belongings().await?.into_iter();
-    let ours = all.filter(|(name, _)| name.starts_with("Proxmox"));
+    let ours = all.filter(|(name, _)| name.starts_with(side.names.kinds));
     let all: BTreeMap<_, _> = ours
         .map(|(name, kept)| (name, kept["finalizers"].clone()))
         .collect();
     Ok(all)
 }
 
-async fn provisioned(world: &World) -> Result<usize, Failure> {
-    let machines = world.list("ProxmoxMachine").await?;
+async fn provisioned(side: &Side) -> Result<usize, Failure> {
+    let machines = side.world.list(&side.names.kind("Machine")).await?;
     let path = "/status/initialization/provisioned";
     let done = machines
         .iter()
@@ -173,33 +179,34 @@ async fn provisioned(world: &World) -> Result<usize, Failure> {
 }
 
 /// Everything is settled: the source gets it back as it was, status included, and neither side
-/// changes anything at Proxmox VE, though the provider dies on the way.
+/// changes anything at the platform, though the provider dies on the way.
 pub(crate) async fn back(stage: &mut Stage) -> Result<(), Failure> {
     let Stage {
         source,
         target,
-        proxmox,
-        crashes,
+        platform,
+        killer,
+        ..
     } = stage;
+    let machine = platform.names().kind("Machine");
     // With a node, a machine's seed has done its work and goes.
     pretend_nodes(&target.world).await?;
     target
         .world
         .until("machines have booted and lost their seeds", async || {
-            let platform = &proxmox.platform;
-            let machines = target.world.list("ProxmoxMachine").await.ok()?;
+            let machines = target.world.list(&machine).await.ok()?;
             let ready = machines
                 .iter()
                 .filter(|one| condition(one, "Ready") == "True");
-            let is_done = ready.count() == MACHINES_WITH_DATA && platform.isos_left().is_empty();
-            Some(is_done && platform.tasks_running() == 0 && settled(target).await?)
+            let is_done = ready.count() == MACHINES_WITH_DATA && platform.seeds().is_empty();
+            Some(is_done && platform.is_idle() && settled(target).await?)
         })
         .await?;
     let before = target.belongings().await?;
-    let births = proxmox.platform.births().len();
-    proxmox.platform.clear_audit();
+    let births = platform.births();
+    let changes = platform.changes()?.len();
     let victims = [source.provider(), target.provider()];
-    let deaths = crashes.during(2, Duration::from_secs(8), &victims);
+    let deaths = killer.within(Duration::from_secs(8), 2, &victims);
     move_all(target, source).await?;
     deaths.over().await?;
     // Core finds nodes again, from the workload clusters.
@@ -211,9 +218,8 @@ pub(crate) async fn back(stage: &mut Stage) -> Result<(), Failure> {
         source.belongings().await?.keys().collect::<Vec<_>>(),
         before.keys().collect::<Vec<_>>()
     );
-    assert_eq!(proxmox.platform.births().len(), births);
-    let audit = proxmox.platform.audit();
-    let done: Vec<_> = audit.mutations().collect();
+    assert_eq!(platform.births(), births);
+    let done = platform.changes()?.split_off(changes);
     assert!(done.is_empty(), "{done:#?}");
     for cluster in [DEMO, TOPO] {
         let cluster = source
@@ -233,5 +239,8 @@ async fn settled(side: &Side) -> Option<bool> {
     const QUIET: Duration = Duration::from_secs(6);
     let before = side.belongings().await.ok()?;
     tokio::time::sleep(QUIET).await;
-    Some(differences(&before, &side.belongings().await.ok()?).is_empty())
+    Some(
+        side.differences(&before, &side.belongings().await.ok()?)
+            .is_empty(),
+    )
 }

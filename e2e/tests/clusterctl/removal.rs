@@ -4,12 +4,11 @@ use std::time::Duration;
 
 use e2e::audit;
 use e2e::failure::Failure;
-use e2e::proxmox::NAMESPACE;
 use kube::api::{Api, ApiResource, DynamicObject, ListParams};
 use kube::core::GroupVersionKind;
 
-use crate::Stage;
 use crate::flavor::{DEMO, TOPO};
+use crate::stage::Stage;
 
 /// Of all kinds that our components have.
 const CLUSTER_WIDE: [(&str, &str, &str); 3] = [
@@ -27,46 +26,46 @@ const DEFINITIONS: (&str, &str, &str) = ("apiextensions.k8s.io", "v1", "CustomRe
 pub(crate) async fn clusters(stage: &mut Stage) -> Result<(), Failure> {
     let Stage {
         source,
-        proxmox,
-        crashes,
+        platform,
+        killer,
         ..
     } = stage;
     let world = &source.world;
     for cluster in [DEMO, TOPO] {
         world.delete("Cluster", cluster).await?;
     }
-    let deaths = crashes.during(4, Duration::from_secs(15), &[source.provider()]);
+    let deaths = killer.within(Duration::from_secs(15), 4, &[source.provider()]);
     world
         .until("all clusters are gone", async || {
             Some(world.list("Cluster").await.ok()?.is_empty())
         })
         .await?;
     deaths.over().await?;
-    println!("killed {} times in all", crashes.count);
+    println!("killed {} times in all", killer.count());
     for kind in [
         "Machine",
-        "ProxmoxMachine",
-        "ProxmoxCluster",
+        platform.names().kind("Machine").as_str(),
+        platform.names().kind("Cluster").as_str(),
         "IPAddressClaim",
     ] {
         let left = world.list(kind).await?;
         assert!(left.is_empty(), "{kind}: {left:#?}");
     }
-    proxmox.check_clean()
+    platform.check_clean()
 }
 
 /// The definitions stay unless they are asked for, as their objects would go with them.
 pub(crate) async fn provider(stage: &mut Stage) -> Result<(), Failure> {
-    let side = &stage.source;
+    let (side, names) = (&stage.source, stage.platform.names());
     side.provider().kill()?;
-    let delete = ["delete", "--infrastructure", "proxmox"];
+    let delete = ["delete", "--infrastructure", names.provider];
     side.clusterctl.run(&delete)?;
     for kind in CLUSTER_WIDE {
         assert_eq!(ours(stage, kind).await?, [] as [String; 0], "{kind:?}");
     }
     assert_eq!(ours(stage, DEFINITIONS).await?.len(), 4);
-    let accounts = side.world.api_in(NAMESPACE, "ServiceAccount.v1.");
-    let left = accounts.get_opt(e2e::proxmox::ACCOUNT).await?;
+    let accounts = side.world.api_in(names.namespace, "ServiceAccount.v1.");
+    let left = accounts.get_opt(names.account).await?;
     assert!(left.is_none());
     Ok(())
 }
@@ -77,20 +76,28 @@ async fn ours(stage: &Stage, kind: (&str, &str, &str)) -> Result<Vec<String>, Fa
     let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind));
     let client = stage.source.world.management.client.clone();
     let api: Api<DynamicObject> = Api::all_with(client, &resource);
-    let label = "cluster.x-k8s.io/provider=infrastructure-proxmox";
-    let found = api.list(&ListParams::default().labels(label)).await?;
+    let provider = stage.platform.names().provider;
+    let label = format!("cluster.x-k8s.io/provider=infrastructure-{provider}");
+    let found = api.list(&ListParams::default().labels(&label)).await?;
     let names = found.items.into_iter().filter_map(|one| one.metadata.name);
     Ok(names.collect())
 }
 
-/// On both sides, by the servers' own logs.
+/// On both sides, and at a platform that is an API server itself, by the servers' own logs.
 pub(crate) fn rights_sufficed(stage: &mut Stage) -> Result<(), Failure> {
-    for side in [&stage.source, &stage.target] {
-        let requests = side.provider().requests()?;
+    let mut all = vec![
+        ("the source", stage.source.provider().requests()?),
+        ("the target", stage.target.provider().requests()?),
+    ];
+    all.extend(stage.platform.requests()?.map(|all| ("the platform", all)));
+    for (whom, requests) in all {
         assert!(requests.len() > 50, "only {} requests", requests.len());
+        let watches = requests.iter().filter(|one| one.verb == "watch").count();
+        assert!(watches > 0, "the log of {whom} lacks watches");
         let wrong = audit::wrong(&requests);
-        assert!(wrong.is_empty(), "{wrong:?}");
-        println!("{} requests of the provider, none refused", requests.len());
+        assert!(wrong.is_empty(), "{whom}: {wrong:?}");
+        let count = requests.len();
+        println!("{count} requests of the provider to {whom}, none refused");
     }
     Ok(())
 }

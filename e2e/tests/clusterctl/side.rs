@@ -5,30 +5,25 @@ use std::time::Duration;
 
 use e2e::clusterctl::{Clusterctl, Published};
 use e2e::failure::Failure;
+use e2e::infrastructure::Names;
 use e2e::management::Ports;
 use e2e::provider::{Program, Provider};
-use e2e::proxmox::NAMESPACE;
 use e2e::world::World;
 use serde_json::{Value, json};
 
+use crate::stage::{Credentials, Parts};
+
 /// The provider's place among the managers, after those of Cluster API.
 const PLACE: u16 = 3;
-/// Releases of ours. The first stands for CAPMOX's last series, whose place ours takes: its
-/// components are ours, its number is theirs.
-pub(crate) const RELEASES: [&str; 3] = ["v0.9.0", "v1.0.0", "v1.1.0"];
 /// How long a state may take. The slowest, a deletion, waits in steps of 10 s.
 const LIMIT: Duration = Duration::from_secs(120);
-/// Where the credentials given to clusterctl arrive.
-const CREDENTIALS: &str = "capmox-manager-credentials";
-/// What a cluster consists of, beside templates; `clusterctl move` takes all of it.
-const MOVED: [&str; 9] = [
+/// What a cluster consists of, beside templates and our kinds; `clusterctl move` takes all of it.
+const MOVED: [&str; 7] = [
     "Cluster",
     "MachineDeployment",
     "MachineSet",
     "Machine",
     "KubeadmControlPlane",
-    "ProxmoxCluster",
-    "ProxmoxMachine",
     "IPAddressClaim",
     "InClusterIPPool",
 ];
@@ -39,6 +34,8 @@ pub(crate) struct Side {
     pub(crate) clusterctl: Clusterctl,
     pub(crate) program: Program,
     pub(crate) provider: Option<Provider>,
+    pub(crate) names: Names,
+    credentials: Option<Credentials>,
 }
 
 impl Side {
@@ -46,19 +43,22 @@ impl Side {
     pub(crate) async fn bare(
         name: &str,
         ports: Ports,
-        program: Program,
-        variables: [(&str, String); 4],
+        names: Names,
+        parts: &Parts,
+        variables: Vec<(&str, String)>,
     ) -> Result<Self, Failure> {
+        // Credentials come by way of clusterctl.
+        let program = names.built()?;
         let world = World::builder(name, ports)
             .bare()
             .limit(LIMIT)
             .start()
             .await?;
         let published = Published {
-            name: "proxmox",
+            name: names.provider,
             program: &program,
             place: PLACE,
-            releases: &RELEASES,
+            releases: &parts.releases,
         };
         let mut clusterctl = Clusterctl::prepare(&world.management, &published).await?;
         for (variable, value) in variables {
@@ -71,12 +71,19 @@ impl Side {
             clusterctl,
             program,
             provider: None,
+            names,
+            credentials: parts.credentials,
         })
+    }
+
+    /// What clusterctl calls our provider's objects.
+    pub(crate) fn label(&self) -> String {
+        format!("infrastructure-{}", self.names.provider)
     }
 
     /// `clusterctl init` with this release of ours.
     pub(crate) fn init(&self, release: &str) -> Result<(), Failure> {
-        let infrastructure = format!("proxmox:{release}");
+        let infrastructure = format!("{}:{release}", self.names.provider);
         let arguments = ["init", "--ipam", "in-cluster", "--infrastructure"];
         self.clusterctl
             .run(&[&arguments[..], &[&infrastructure]].concat())?;
@@ -113,17 +120,18 @@ impl Side {
 
     /// The variables that the Deployment takes from the Secret.
     async fn credentials(&self) -> Result<BTreeMap<String, String>, Failure> {
-        let secret = self
-            .world
-            .api_in(NAMESPACE, "Secret")
-            .get(CREDENTIALS)
-            .await?;
         let mut found = BTreeMap::new();
+        let Some(credentials) = self.credentials else {
+            return Ok(found);
+        };
+        let secrets = self.world.api_in(self.names.namespace, "Secret");
+        let secret = secrets.get(credentials.secret).await?;
         for (key, value) in secret.data["data"].as_object().into_iter().flatten() {
             let bytes: k8s_openapi::ByteString = serde_json::from_value(value.clone())?;
             let text = String::from_utf8_lossy(&bytes.0).into_owned();
             if !text.is_empty() {
-                found.insert(format!("PROXMOX_{}", key.to_uppercase()), text);
+                let name = format!("{}{}", credentials.prefix, key.to_uppercase());
+                found.insert(name, text);
             }
         }
         Ok(found)
@@ -133,10 +141,11 @@ impl Side {
     /// versions, times, and who wrote which field.
     pub(crate) async fn belongings(&self) -> Result<BTreeMap<String, Value>, Failure> {
         let mut all = BTreeMap::new();
-        for kind in MOVED {
-            for object in self.world.list(kind).await? {
+        let own = ["Cluster", "Machine"].map(|kind| self.names.kind(kind));
+        for kind in MOVED.map(str::to_owned).into_iter().chain(own) {
+            for object in self.world.list(&kind).await? {
                 let name = object["metadata"]["name"].as_str().unwrap_or_default();
-                all.insert(format!("{kind} {name}"), lasting(&object));
+                all.insert(format!("{kind} {name}"), self.lasting(&object));
             }
         }
         Ok(all)
@@ -148,7 +157,7 @@ impl Side {
         what: &str,
         before: &BTreeMap<String, Value>,
     ) -> Result<(), Failure> {
-        let differences = async || Some(differences(before, &self.belongings().await.ok()?));
+        let differences = async || Some(self.differences(before, &self.belongings().await.ok()?));
         let waited = self
             .world
             .until(what, async || Some(differences().await?.is_empty()))
@@ -165,41 +174,61 @@ impl Side {
     /// The uids of our objects.
     pub(crate) async fn uids(&self) -> Result<BTreeSet<String>, Failure> {
         let mut all = BTreeSet::new();
-        for kind in ["ProxmoxCluster", "ProxmoxMachine", "ProxmoxMachineTemplate"] {
-            for object in self.world.list(kind).await? {
+        for kind in ["Cluster", "Machine", "MachineTemplate"] {
+            for object in self.world.list(&self.names.kind(kind)).await? {
                 all.insert(object["metadata"]["uid"].to_string());
             }
         }
         Ok(all)
     }
-}
 
-/// Of an object of ours: metadata that people and controllers rely on, spec, and status without times.
-/// Of one of Cluster API: the metadata only, since its controllers do their own work meanwhile.
-fn lasting(object: &Value) -> Value {
-    let metadata = &object["metadata"];
-    let mut kept = json!({
-        "labels": metadata["labels"],
-        "finalizers": metadata["finalizers"],
-        "owners": owners(metadata),
-    });
-    let is_ours = object["kind"]
-        .as_str()
-        .is_some_and(|kind| kind.starts_with("Proxmox"));
-    if is_ours {
-        kept["annotations"] = metadata["annotations"].clone();
-        kept["spec"] = object["spec"].clone();
-        kept["status"] = object["status"].clone();
-        for condition in kept["status"]["conditions"]
-            .as_array_mut()
-            .into_iter()
-            .flatten()
-        {
-            condition["lastTransitionTime"] = Value::Null;
-            condition["observedGeneration"] = Value::Null;
+    /// Of an object of ours: metadata that people and controllers rely on, spec, and status without times.
+    /// Of one of Cluster API: the metadata only, since its controllers do their own work meanwhile.
+    fn lasting(&self, object: &Value) -> Value {
+        let metadata = &object["metadata"];
+        let mut kept = json!({
+            "labels": metadata["labels"],
+            "finalizers": metadata["finalizers"],
+            "owners": owners(metadata),
+        });
+        let is_ours = object["kind"]
+            .as_str()
+            .is_some_and(|kind| kind.starts_with(self.names.kinds));
+        if is_ours {
+            kept["annotations"] = metadata["annotations"].clone();
+            kept["spec"] = object["spec"].clone();
+            kept["status"] = object["status"].clone();
+            for condition in kept["status"]["conditions"]
+                .as_array_mut()
+                .into_iter()
+                .flatten()
+            {
+                condition["lastTransitionTime"] = Value::Null;
+                condition["observedGeneration"] = Value::Null;
+            }
         }
+        kept
     }
-    kept
+
+    /// The fields of our objects that differ, with both values.
+    pub(crate) fn differences(
+        &self,
+        before: &BTreeMap<String, Value>,
+        now: &BTreeMap<String, Value>,
+    ) -> Vec<String> {
+        let names: BTreeSet<_> = before.keys().chain(now.keys()).collect();
+        let ours = names
+            .into_iter()
+            .filter(|name| name.starts_with(self.names.kinds));
+        let mut found = Vec::new();
+        for name in ours {
+            let nothing = Value::Null;
+            let of =
+                |all: &BTreeMap<String, Value>| all.get(name).cloned().unwrap_or(nothing.clone());
+            differ(name, &of(before), &of(now), &mut found);
+        }
+        found
+    }
 }
 
 fn owners(metadata: &Value) -> BTreeSet<String> {
@@ -210,22 +239,6 @@ fn owners(metadata: &Value) -> BTreeSet<String> {
         format!("{} {} {}", word("kind"), word("name"), owner["controller"])
     })
     .collect()
-}
-
-/// The fields of our objects that differ, with both values.
-pub(crate) fn differences(
-    before: &BTreeMap<String, Value>,
-    now: &BTreeMap<String, Value>,
-) -> Vec<String> {
-    let names: BTreeSet<_> = before.keys().chain(now.keys()).collect();
-    let ours = names.into_iter().filter(|name| name.starts_with("Proxmox"));
-    let mut found = Vec::new();
-    for name in ours {
-        let nothing = Value::Null;
-        let of = |all: &BTreeMap<String, Value>| all.get(name).cloned().unwrap_or(nothing.clone());
-        differ(name, &of(before), &of(now), &mut found);
-    }
-    found
 }
 
 fn differ(place: &str, before: &Value, now: &Value, found: &mut Vec<String>) {

@@ -1,11 +1,12 @@
 //! What the stories look at again and again.
 
 use e2e::failure::Failure;
+use e2e::infrastructure::consoles;
 use e2e::process;
 use e2e::world::{World, condition};
 use serde_json::Value;
 
-use crate::Stage;
+use crate::stage::Stage;
 
 /// Whether core sees the cluster's infrastructure as provisioned.
 pub(crate) async fn provisioned(world: &World, cluster: &str) -> Option<bool> {
@@ -59,25 +60,18 @@ impl Stage {
             Ok(_) => Ok(()),
             Err(failure) => Err(Failure::new(format!(
                 "{failure}{}",
-                self.proxmox.consoles()
+                consoles(self.platform.as_ref())
             ))),
         }
     }
 
     /// What all programs of the run need.
     pub(crate) fn memory(&self) -> String {
-        let all = process::list(&self.world.management.site);
+        let mut all = process::list(&self.world.management.site);
+        if let Some(site) = self.platform.site() {
+            all.extend(process::list(site));
+        }
         let sum_kib: u64 = all.iter().map(|one| one.memory_kib).sum();
         format!("{} processes, {} MiB", all.len(), sum_kib / 1024)
-    }
-
-    /// The VM of a machine.
-    pub(crate) fn vmid(&self, machine: &Value) -> Option<u32> {
-        let id = machine["spec"]["providerID"].as_str()?;
-        let uuid = id.strip_prefix("proxmox://")?;
-        let vms = self.proxmox.platform.vms_left();
-        vms.iter()
-            .find(|vm| vm.uuid() == Some(uuid))
-            .map(|vm| vm.vmid)
     }
 }

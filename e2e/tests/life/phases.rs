@@ -6,8 +6,7 @@ use std::time::Duration;
 use capi_testkit::guest::{Disk, Membership as _, ca_hash};
 use capi_testkit::workload::{Endpoint, Entry, Join, Node, Refused, Role};
 use e2e::failure::Failure;
-use e2e::killer::{Killer, TIMES};
-use e2e::proxmox::{cluster, with_external_etcd};
+use e2e::killer::TIMES;
 use e2e::world::condition;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1;
@@ -17,18 +16,18 @@ use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use crate::hands::{holds, machines, provisioned, settled};
-use crate::{NEWER, Stage};
+use crate::stage::{NEWER, Stage};
 
-/// The cluster of most stories, whose state is kept in an etcd outside.
+/// The cluster of most stories, whose state is kept in an etcd outside. Where users give addresses, they
+/// are those of the network beside it.
 const DEMO: &str = "demo";
-/// Its network, whose fifth address is the endpoint's.
-const NETWORK: &str = "127.20.0";
-/// The cluster with an etcd of its own, and its network.
+const DEMO_NETWORK: u8 = 20;
+/// The cluster with an etcd of its own.
 const WHOLE: &str = "whole";
-const WHOLE_NETWORK: &str = "127.21.0";
-/// The cluster whose seed lacks something, and its network.
+const WHOLE_NETWORK: u8 = 21;
+/// The cluster whose seed lacks something.
 const WRONG: &str = "wrong";
-const WRONG_NETWORK: &str = "127.22.0";
+const WRONG_NETWORK: u8 = 22;
 /// How long a node may be lost before its machine is replaced.
 const LOST_SECONDS: u32 = 5;
 /// For how long nothing happens to a paused cluster; passes are every few seconds.
@@ -36,24 +35,24 @@ const PAUSE: Duration = Duration::from_secs(12);
 
 /// The example of the quick start, with addresses that real programs can listen on.
 pub(crate) async fn comes_up(stage: &mut Stage) -> Result<(), Failure> {
-    let objects = with_external_etcd(DEMO, cluster(DEMO, NETWORK)?, &stage.etcd);
+    let objects = stage.platform.cluster(DEMO, DEMO_NETWORK)?;
+    let objects = stage.etcd.keeps(DEMO, objects);
     stage.world.apply(impatient(objects)).await?;
     // It comes up while the stories of the other are told.
-    stage.world.apply(whole_cluster()?).await?;
+    stage.world.apply(whole_cluster(stage)?).await?;
     stage.provider.kill_and_start().await?;
-    stage.killer = Some(Killer::start(stage.provider.clone(), TIMES));
-    let (world, platform) = (&stage.world, &stage.proxmox.platform);
+    stage.deaths = Some(stage.killer.over_and_over(&stage.provider, TIMES));
+    let (world, platform) = (&stage.world, &stage.platform);
     stage
         .until("the cluster's infrastructure is provisioned", async || {
             provisioned(world, DEMO).await
         })
         .await?;
-    let cluster = world.get("Cluster", DEMO).await.unwrap_or_default();
-    let host = &cluster["spec"]["controlPlaneEndpoint"]["host"];
-    assert_eq!(*host, format!("{NETWORK}.5"));
+    let host = endpoint(stage, DEMO).await.host;
+    assert!(host.starts_with("127."), "{host}");
     stage
         .until("the first VM is being made", async || {
-            Some(!platform.vms_left().is_empty())
+            Some(!platform.vms().is_empty())
         })
         .await?;
     stage
@@ -68,7 +67,8 @@ pub(crate) async fn comes_up(stage: &mut Stage) -> Result<(), Failure> {
     let machine = machines(world, DEMO, true).await.unwrap_or_default();
     let machine = machine.into_iter().next().unwrap_or_default();
     let infra = machine["spec"]["infrastructureRef"]["name"].as_str();
-    let infra = world.get("ProxmoxMachine", infra.unwrap_or_default()).await;
+    let kind = stage.kind("Machine");
+    let infra = world.get(&kind, infra.unwrap_or_default()).await;
     let infra = infra.unwrap_or_default();
     assert_eq!(machine["spec"]["providerID"], infra["spec"]["providerID"]);
     // The seed holds what the real kubeadm provider wrote; the guest reads it as cloud-init would, and
@@ -126,15 +126,23 @@ pub(crate) async fn available(
     Ok(())
 }
 
+/// Where a workload cluster is reached; nowhere while it has no endpoint.
+async fn endpoint(stage: &Stage, cluster: &str) -> Endpoint {
+    let cluster = stage.world.get("Cluster", cluster).await;
+    let cluster = cluster.unwrap_or_default();
+    let endpoint = &cluster["spec"]["controlPlaneEndpoint"];
+    let port = endpoint["port"]
+        .as_u64()
+        .and_then(|port| u16::try_from(port).ok());
+    Endpoint::new(
+        endpoint["host"].as_str().unwrap_or_default(),
+        port.unwrap_or_default(),
+    )
+}
+
 /// The nodes of a workload cluster: provider ids and names.
 async fn nodes(stage: &Stage, cluster: &str) -> Result<BTreeMap<String, String>, Failure> {
-    let cluster = stage
-        .world
-        .get("Cluster", cluster)
-        .await
-        .unwrap_or_default();
-    let host = cluster["spec"]["controlPlaneEndpoint"]["host"].as_str();
-    let endpoint = Endpoint::new(host.unwrap_or_default(), 6443);
+    let endpoint = endpoint(stage, cluster).await;
     let client = stage.machines.client(&endpoint);
     let client = client.ok_or_else(|| Failure::new("the workload cluster is not there"))?;
     let all = Api::<v1::Node>::all(client)
@@ -203,7 +211,7 @@ pub(crate) async fn resources(stage: &mut Stage) -> Result<(), Failure> {
         .await?;
     let label = json!({"metadata": {"labels": {"cni": "calico"}}});
     world.patch("Cluster", DEMO, label).await?;
-    let endpoint = Endpoint::new(format!("{NETWORK}.5"), 6443);
+    let endpoint = endpoint(stage, DEMO).await;
     let client = stage.machines.client(&endpoint);
     let client = client.ok_or_else(|| Failure::new("the workload cluster is not there"))?;
     let there = Api::<v1::ConfigMap>::namespaced(client, "kube-system");
@@ -236,13 +244,10 @@ pub(crate) async fn lost(
         .next()
         .unwrap_or_default();
     let name = machine["metadata"]["name"].as_str().unwrap_or_default();
-    let vmid = stage.vmid(&machine);
-    let vmid = vmid.ok_or_else(|| Failure::new(format!("{name} has no VM")))?;
-    assert!(
-        stage.proxmox.platform.destroy_behind_back(vmid),
-        "{vmid} is there"
-    );
-    let what = format!("{name}, whose VM {vmid} was destroyed, is gone");
+    let vm = stage.platform.vm_of(&machine);
+    let vm = vm.ok_or_else(|| Failure::new(format!("{name} has no VM")))?;
+    stage.platform.destroy(&vm).await?;
+    let what = format!("{name}, whose VM {vm} was destroyed, is gone");
     let gone = async || Some(world.api("Machine").get_opt(name).await.ok()?.is_none());
     stage.until(&what, gone).await
 }
@@ -250,15 +255,13 @@ pub(crate) async fn lost(
 /// A new version needs new templates, as in life: an image has one Kubernetes in it.
 pub(crate) async fn upgrade(stage: &mut Stage) -> Result<(), Failure> {
     let world = &stage.world;
-    let (template, version) = NEWER;
+    let version = NEWER;
+    let kind = stage.kind("MachineTemplate");
     for role in ["control-plane", "workers"] {
         let old = format!("{DEMO}-{role}");
-        let mut newer = world
-            .get("ProxmoxMachineTemplate", &old)
-            .await
-            .unwrap_or_default();
+        let mut newer = world.get(&kind, &old).await.unwrap_or_default();
         newer["metadata"] = json!({"name": format!("{old}-2"), "namespace": "default"});
-        newer["spec"]["template"]["spec"]["templateID"] = json!(template);
+        (stage.parts.renew)(&mut newer["spec"]["template"]["spec"]);
         world.apply(vec![newer]).await?;
         let template = json!({"infrastructureRef": {"name": format!("{old}-2")}});
         if role == "workers" {
@@ -289,7 +292,7 @@ pub(crate) async fn upgrade(stage: &mut Stage) -> Result<(), Failure> {
 
 /// Whatever is asked for waits until the cluster is not paused any more.
 pub(crate) async fn paused(stage: &mut Stage) -> Result<(), Failure> {
-    let (world, platform) = (&stage.world, &stage.proxmox.platform);
+    let (world, platform) = (&stage.world, &stage.platform);
     let pause = |paused: bool| json!({"spec": {"paused": paused}});
     world.patch("Cluster", DEMO, pause(true)).await?;
     let worker = machines(world, DEMO, false).await.unwrap_or_default();
@@ -298,20 +301,22 @@ pub(crate) async fn paused(stage: &mut Stage) -> Result<(), Failure> {
     let infra = infra.unwrap_or_default();
     stage
         .until("the provider says that it pauses", async || {
-            let cluster = holds(world, "ProxmoxCluster", DEMO, "Paused").await?;
-            Some(cluster && holds(world, "ProxmoxMachine", infra, "Paused").await?)
+            let cluster = holds(world, &stage.kind("Cluster"), DEMO, "Paused").await?;
+            Some(cluster && holds(world, &stage.kind("Machine"), infra, "Paused").await?)
         })
         .await?;
-    let births = platform.births().len();
+    let births = platform.births();
     let writes = writes(stage)?;
+    let changes = platform.changes()?.len();
     // What would be answered at once at other times.
-    let vmid = stage.vmid(&worker).unwrap_or_default();
-    assert!(platform.destroy_behind_back(vmid), "{vmid} is there");
+    let vm = platform.vm_of(&worker).unwrap_or_default();
+    platform.destroy(&vm).await?;
     scale(stage, "MachineDeployment", &format!("{DEMO}-workers"), 2).await?;
-    let vms = platform.vms_left().len();
+    let vms = platform.vms();
     sleep(PAUSE).await;
-    assert_eq!(platform.vms_left().len(), vms, "a VM went");
-    assert_eq!(platform.births().len(), births, "a VM was made");
+    assert_eq!(platform.vms(), vms, "a VM went or came");
+    assert_eq!(platform.births(), births, "a VM was made");
+    assert_eq!(platform.changes()?.len(), changes, "the platform changed");
     assert_eq!(self::writes(stage)?, writes, "something was written");
     world.patch("Cluster", DEMO, pause(false)).await?;
     available(stage, DEMO, 1, 2).await?;
@@ -333,8 +338,8 @@ fn writes(stage: &Stage) -> Result<usize, Failure> {
 }
 
 /// A cluster whose control-plane machines have their own etcd: replaced, too, if they are lost.
-fn whole_cluster() -> Result<Vec<Value>, Failure> {
-    let mut objects = impatient(cluster(WHOLE, WHOLE_NETWORK)?);
+fn whole_cluster(stage: &Stage) -> Result<Vec<Value>, Failure> {
+    let mut objects = impatient(stage.platform.cluster(WHOLE, WHOLE_NETWORK)?);
     let mut check = Value::Null;
     for object in &mut objects {
         match object["kind"].as_str() {
@@ -351,24 +356,23 @@ fn whole_cluster() -> Result<Vec<Value>, Failure> {
 
 /// A seed that lacks something makes no node, and the console says what is missing.
 pub(crate) async fn wrong_seed(stage: &mut Stage) -> Result<(), Failure> {
-    let mut objects = cluster(WRONG, WRONG_NETWORK)?;
+    let mut objects = stage.platform.cluster(WRONG, WRONG_NETWORK)?;
     for object in &mut objects {
         if object["kind"] == "KubeadmControlPlane" {
-            // kube-vip, without which nobody answers on the endpoint.
-            object["spec"]["kubeadmConfigSpec"]["files"] =
-                json!([{"path": "/etc/motd", "content": "no kube-vip here"}]);
+            (stage.parts.spoil)(&mut object["spec"]["kubeadmConfigSpec"]);
         }
     }
-    let (world, platform) = (&stage.world, &stage.proxmox.platform);
+    let (world, platform) = (&stage.world, &stage.platform);
     world.apply(objects).await?;
+    let complaint = stage.parts.complaint;
     stage
-        .until("the console tells of a missing kube-vip", async || {
+        .until("the console tells what is missing", async || {
             let machine = machines(world, WRONG, true).await?.into_iter().next()?;
-            let console = platform.console(stage.vmid(&machine)?).join("\n");
-            Some(console.contains("kubeadm") && console.contains("needs a kube-vip static pod"))
+            let console = platform.console(&platform.vm_of(&machine)?).join("\n");
+            Some(console.contains("kubeadm") && console.contains(complaint))
         })
         .await?;
-    let endpoint = Endpoint::new(format!("{WRONG_NETWORK}.5"), 6443);
+    let endpoint = endpoint(stage, WRONG).await;
     assert!(!stage.machines.endpoints().contains(&endpoint));
     let machine = machines(world, WRONG, true).await.unwrap_or_default();
     assert_eq!(machine[0]["status"]["nodeRef"], Value::Null);
@@ -383,11 +387,12 @@ pub(crate) async fn strangers(stage: &mut Stage) -> Result<(), Failure> {
     let own: ByteString =
         serde_json::from_value(own.unwrap_or_default()["data"]["tls.crt"].take())?;
     let own = ca_hash(&own.0.into()).unwrap_or_default();
+    let endpoint = endpoint(stage, DEMO).await;
     let refused = async |token: &str, pin: &str| {
         let mut node = Node::new("stranger", "stranger", Role::Worker);
         node.addresses = vec![[127, 20, 0, 250].into()];
         let join = Join {
-            endpoint: Endpoint::new(format!("{NETWORK}.5"), 6443),
+            endpoint: endpoint.clone(),
             entry: Entry::Join {
                 token: token.to_owned(),
                 ca_hashes: vec![pin.to_owned()],
@@ -441,13 +446,10 @@ pub(crate) async fn goes_away(stage: &mut Stage) -> Result<(), Failure> {
             Some(world.list("Cluster").await.ok()?.is_empty())
         })
         .await?;
-    for kind in [
-        "Machine",
-        "ProxmoxMachine",
-        "ProxmoxCluster",
-        "IPAddressClaim",
-    ] {
-        let left = world.list(kind).await?;
+    let own = [stage.kind("Machine"), stage.kind("Cluster")];
+    let others = ["Machine", "IPAddressClaim"].map(str::to_owned);
+    for kind in own.into_iter().chain(others) {
+        let left = world.list(&kind).await?;
         assert!(left.is_empty(), "{kind}: {left:#?}");
     }
     assert_eq!(stage.machines.endpoints(), [], "workload clusters left");
@@ -457,9 +459,10 @@ pub(crate) async fn goes_away(stage: &mut Stage) -> Result<(), Failure> {
         0,
         "files of machines left"
     );
-    if let Some(killer) = stage.killer.take() {
-        let times = killer.finish().await?;
+    if let Some(deaths) = stage.deaths.take() {
+        deaths.over().await?;
+        let times = stage.killer.count();
         println!("the provider was killed {times} times at random moments");
     }
-    stage.proxmox.check_clean()
+    stage.platform.check_clean()
 }

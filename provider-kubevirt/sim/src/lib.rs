@@ -86,9 +86,9 @@
 //! * Uploads are never done by anybody; clones of snapshots are refused. The cluster's quota is endless.
 //! * Of `ControllerRevision`s nothing is written: the instance type that counts is the present one.
 //! * After a restart of the simulator its guests are gone: running instances go on without one.
-//! * On a real API server the nodes have no kubelet that renews their Leases, and claims have no
-//!   volumes: of the controller manager, the node lifecycle and volume binding controllers must not
-//!   run beside it. Its garbage collector must.
+//! * On a real API server the nodes have no kubelet that renews their Leases, claims have no volumes, and
+//!   no pod uses a claim: of the controller manager, the controllers of node lifecycle, volume binding
+//!   and claim protection must not run beside it. Its garbage collector must.
 
 mod admission;
 mod audit;

@@ -73,8 +73,10 @@ pub(super) fn facts(
 }
 
 /// The addresses of an instance's own interfaces, in the order of the spec's networks, each once: those
-/// of pools, which the guest was told, and what KubeVirt reports. What only the guest knows (bridges of
-/// its CNI, of containers) has no name of the spec.
+/// of pools, which the guest was told, and what KubeVirt reports. What only the guest knows (its
+/// loopback, bridges of its CNI, of containers) has no name of the spec. So whatever the infra cluster
+/// reports for an interface that has one is the machine's, also on a single host where all of them lie
+/// inside 127.0.0.0/8.
 ///
 /// None as long as a network that comes with an address has none yet: those of pools are known early.
 pub(super) fn addresses(scope: &Scope, instance: &InstanceView) -> Vec<IpAddr> {
@@ -94,12 +96,14 @@ pub(super) fn addresses(scope: &Scope, instance: &InstanceView) -> Vec<IpAddr> {
     all
 }
 
-/// What KubeVirt reports, in the order of the spec's networks.
+/// What KubeVirt reports, in the order of the spec's networks, to be dialled: what a guest says of itself
+/// must not lead this program to its own host.
 pub(super) fn reported(instance: &InstanceView) -> Vec<IpAddr> {
     let networks = instance.spec.networks.iter();
     let mut seen = BTreeSet::new();
     let all = networks.flat_map(|network| reported_at(instance, network));
-    all.filter(|ip| seen.insert(*ip)).collect()
+    all.filter(|ip| !ip.is_loopback() && seen.insert(*ip))
+        .collect()
 }
 
 fn reported_at(instance: &InstanceView, network: &NetworkView) -> Vec<IpAddr> {
@@ -109,14 +113,14 @@ fn reported_at(instance: &InstanceView, network: &NetworkView) -> Vec<IpAddr> {
         .into_iter()
         .flat_map(|one| one.ip_address.iter().chain(&one.ip_addresses));
     let all = texts.filter_map(|text| text.parse::<IpAddr>().ok());
-    all.filter(|ip| !is_local(ip)).collect()
+    all.filter(|ip| !is_of_a_link(ip)).collect()
 }
 
-/// Addresses of a link or of the guest itself reach nobody.
-fn is_local(ip: &IpAddr) -> bool {
+/// Addresses of a link mean nothing beyond it.
+fn is_of_a_link(ip: &IpAddr) -> bool {
     match ip {
-        IpAddr::V4(ip) => ip.is_loopback() || ip.is_link_local(),
-        IpAddr::V6(ip) => ip.is_loopback() || ip.is_unicast_link_local(),
+        IpAddr::V4(ip) => ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
     }
 }
 
@@ -274,6 +278,26 @@ mod tests {
                 (AddressType::InternalDNS, "m"),
             ]
         );
+    }
+
+    /// An interface counts by its name: the guest's loopback has none of the spec, and an infra cluster
+    /// on one host gives its machines addresses inside 127.0.0.0/8.
+    #[test]
+    fn defect_6_loopback_is_told_by_name_and_not_by_address() {
+        let facts = told(json!({"status": {"interfaces": [
+            {"interfaceName": "lo", "ipAddress": "127.0.0.1", "ipAddresses": ["127.0.0.1", "::1"],
+             "infoSource": "guest-agent"},
+            {"name": "default", "ipAddress": "127.60.0.10",
+             "ipAddresses": ["127.60.0.10", "169.254.0.1", "fe80::1"],
+             "infoSource": "domain, guest-agent"},
+        ]}}));
+        let inner: Vec<_> = facts
+            .addresses
+            .iter()
+            .filter(|one| one.kind == AddressType::InternalIP)
+            .map(|one| &*one.address)
+            .collect();
+        assert_eq!(inner, ["127.60.0.10"]);
     }
 
     /// Defect 7: nothing is dialled at an address, so IPv6 alone is enough.
