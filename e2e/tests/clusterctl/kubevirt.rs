@@ -61,6 +61,7 @@ const PARTS: Parts = Parts {
     needed: &["NODE_VM_IMAGE_TEMPLATE"],
     credentials: None,
     target_account: None,
+    of_nodes: &["BootstrapExecSucceeded"],
     compare,
 };
 

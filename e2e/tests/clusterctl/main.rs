@@ -80,6 +80,7 @@ const PARTS: Parts = Parts {
         shown: "PROXMOX_URL",
     }),
     target_account: Some(TARGET_TOKEN.0),
+    of_nodes: &[],
     compare,
 };
 

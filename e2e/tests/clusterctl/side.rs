@@ -36,6 +36,7 @@ pub(crate) struct Side {
     pub(crate) provider: Option<Provider>,
     pub(crate) names: Names,
     credentials: Option<Credentials>,
+    of_nodes: &'static [&'static str],
 }
 
 impl Side {
@@ -73,6 +74,7 @@ impl Side {
             provider: None,
             names,
             credentials: parts.credentials,
+            of_nodes: parts.of_nodes,
         })
     }
 
@@ -182,7 +184,8 @@ impl Side {
         Ok(all)
     }
 
-    /// Of an object of ours: metadata that people and controllers rely on, spec, and status without times.
+    /// Of an object of ours: metadata that people and controllers rely on, spec, and status without times
+    /// and without what follows from a Node.
     /// Of one of Cluster API: the metadata only, since its controllers do their own work meanwhile.
     fn lasting(&self, object: &Value) -> Value {
         let metadata = &object["metadata"];
@@ -198,13 +201,14 @@ impl Side {
             kept["annotations"] = metadata["annotations"].clone();
             kept["spec"] = object["spec"].clone();
             kept["status"] = object["status"].clone();
-            for condition in kept["status"]["conditions"]
-                .as_array_mut()
-                .into_iter()
-                .flatten()
-            {
-                condition["lastTransitionTime"] = Value::Null;
-                condition["observedGeneration"] = Value::Null;
+            if let Some(conditions) = kept["status"]["conditions"].as_array_mut() {
+                let is_of_a_node =
+                    |one: &Value| self.of_nodes.iter().any(|kind| one["type"] == *kind);
+                conditions.retain(|one| !is_of_a_node(one));
+                for condition in conditions {
+                    condition["lastTransitionTime"] = Value::Null;
+                    condition["observedGeneration"] = Value::Null;
+                }
             }
         }
         kept

@@ -32,6 +32,9 @@ pub(crate) struct Parts {
     /// Under whose account the target's provider comes to the platform, if it is another than the
     /// source's.
     pub(crate) target_account: Option<&'static str>,
+    /// Conditions that follow from a Node. Nodes are pretended here, and core takes them back while it
+    /// finds no workload cluster, so these come and go.
+    pub(crate) of_nodes: &'static [&'static str],
     /// Compares what the class made with the first cluster.
     pub(crate) compare: fn(&mut ByClass) -> Result<(), Failure>,
 }
