@@ -1,15 +1,19 @@
 //! Objects of others that go with a cluster.
 
 use capi_contract::view::CLUSTER_NAME_LABEL;
-use capi_contract::{Class, Extras, ObjectName};
-use kube::api::{DeleteParams, ListParams};
+use capi_contract::{ChildKind, Class, Extras, ObjectName};
+use k8s_openapi::api::authorization::v1::{
+    ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec,
+};
+use kube::api::{DeleteParams, ListParams, PostParams};
 use kube::core::DynamicObject;
 use kube::{Api, Client};
 
 use super::children::resource_of;
 use crate::engine::Failure;
 
-/// Deletes them. The kinds that this program may not delete are returned.
+/// Deletes them. The kinds that this program may not delete are returned; it asks first, so that nobody
+/// who reads the audit log finds it at what it has no right to.
 pub(super) async fn delete(
     client: &Client,
     extras: &Extras,
@@ -20,6 +24,18 @@ pub(super) async fn delete(
     let of_cluster = ListParams::default().labels(&selector);
     let mut refused = Vec::new();
     for kind in extras.kinds {
+        let is_failed = |error: kube::Error| {
+            tracing::debug!(%cluster, kind = kind.kind, %error, "extra resources not deleted");
+            let message = format!("deleting the {} of the cluster failed", kind.plural);
+            Failure::new("ExtraResources", Class::Transient, message)
+        };
+        if !may_delete(client, kind, &cluster.namespace)
+            .await
+            .map_err(is_failed)?
+        {
+            refused.push(kind.plural);
+            continue;
+        }
         let resource = resource_of(kind);
         let api: Api<DynamicObject> =
             Api::namespaced_with(client.clone(), &cluster.namespace, &resource);
@@ -31,12 +47,32 @@ pub(super) async fn delete(
             Err(kube::Error::Api(status)) if status.code == 403 => refused.push(kind.plural),
             // Nobody can have made any.
             Err(kube::Error::Api(status)) if status.code == 404 => {}
-            Err(error) => {
-                tracing::debug!(%cluster, kind = kind.kind, %error, "extra resources not deleted");
-                let message = format!("deleting the {} of the cluster failed", kind.plural);
-                return Err(Failure::new("ExtraResources", Class::Transient, message));
-            }
+            Err(error) => return Err(is_failed(error)),
         }
     }
     Ok(refused)
+}
+
+/// Whether this program has the right to delete them, says the server.
+async fn may_delete(
+    client: &Client,
+    kind: &ChildKind,
+    namespace: &str,
+) -> Result<bool, kube::Error> {
+    let review = SelfSubjectAccessReview {
+        spec: SelfSubjectAccessReviewSpec {
+            resource_attributes: Some(ResourceAttributes {
+                group: Some(kind.group.to_owned()),
+                resource: Some(kind.plural.to_owned()),
+                verb: Some("deletecollection".to_owned()),
+                namespace: Some(namespace.to_owned()),
+                ..ResourceAttributes::default()
+            }),
+            ..SelfSubjectAccessReviewSpec::default()
+        },
+        ..SelfSubjectAccessReview::default()
+    };
+    let reviews: Api<SelfSubjectAccessReview> = Api::all(client.clone());
+    let answer = reviews.create(&PostParams::default(), &review).await?;
+    Ok(answer.status.is_some_and(|status| status.allowed))
 }
