@@ -29,28 +29,40 @@ pub(crate) fn media(
     uuid: &str,
     secret: impl Fn(&str) -> Option<Value>,
 ) -> Result<Vec<Medium>, NoSeed> {
-    let volumes = instance.at("/spec/volumes").and_then(Value::as_array);
     let mut media = Vec::new();
-    for volume in volumes.into_iter().flatten() {
-        for is_nocloud in [true, false] {
-            let kind = if is_nocloud {
-                "cloudInitNoCloud"
-            } else {
-                "cloudInitConfigDrive"
-            };
-            let source = &volume[kind];
-            if !source.is_object() {
-                continue;
-            }
-            let data = Data::read(instance, volume, source, &secret)?;
-            media.push(if is_nocloud {
-                data.nocloud(instance, uuid)
-            } else {
-                data.config_drive(instance, uuid)
-            });
-        }
+    for (volume, kind, source) in sources(instance) {
+        let data = Data::read(instance, volume, source, &secret)?;
+        media.push(if kind == NO_CLOUD {
+            data.nocloud(instance, uuid)
+        } else {
+            data.config_drive(instance, uuid)
+        });
     }
     Ok(media)
+}
+
+/// Whether one of its cloud-init volumes is made of this Secret.
+pub(crate) fn mounts(instance: &Object, secret: &str) -> bool {
+    let references = ["secretRef", "networkDataSecretRef"];
+    sources(instance).any(|(_, _, source)| {
+        references
+            .iter()
+            .any(|reference| source[*reference]["name"] == secret)
+    })
+}
+
+const NO_CLOUD: &str = "cloudInitNoCloud";
+const CONFIG_DRIVE: &str = "cloudInitConfigDrive";
+
+/// The cloud-init volumes, each with its kind and what it is made of.
+fn sources(instance: &Object) -> impl Iterator<Item = (&Value, &'static str, &Value)> {
+    let volumes = instance.at("/spec/volumes").and_then(Value::as_array);
+    volumes.into_iter().flatten().flat_map(|volume| {
+        let kinds = [NO_CLOUD, CONFIG_DRIVE].into_iter();
+        kinds
+            .map(move |kind| (volume, kind, &volume[kind]))
+            .filter(|(_, _, source)| source.is_object())
+    })
 }
 
 /// The host name that an instance has, also by DHCP.

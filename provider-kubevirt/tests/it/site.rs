@@ -15,7 +15,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
 use kube::core::GroupVersionKind;
 use kube::{Client, ResourceExt as _};
-use kubevirt_sim::{Builder, Delays, Platform};
+use kubevirt_sim::{Builder, Delays, NodeSpec, Platform};
 use provider_kubevirt::api::{self, KubevirtCluster};
 use provider_kubevirt::cluster::Clusters;
 use provider_kubevirt::connect::Connector;
@@ -71,6 +71,14 @@ impl Site {
     /// A site where nothing takes time.
     pub(crate) async fn instant() -> Self {
         Self::with(Builder::new().network(VLAN, None).delays(Delays::zero())).await
+    }
+
+    /// One with room for so many machines of a GiB each.
+    pub(crate) async fn instant_for(machines: usize) -> Self {
+        // A node of the simulator has 64 GiB.
+        let nodes = (1..=machines.div_ceil(50)).map(|n| NodeSpec::new(format!("node-{n}")));
+        let builder = Builder::new().network(VLAN, None).delays(Delays::zero());
+        Self::with(nodes.fold(builder, Builder::node)).await
     }
 
     /// A site that takes the time of a small cluster.
@@ -238,16 +246,11 @@ impl Site {
     pub(crate) async fn until(&self, what: &str, is_so: impl Fn(&Self) -> bool) {
         let begun = Instant::now();
         while !is_so(self) {
-            let machines = self.server.objects(MACHINES);
-            let states = machines.iter().map(|machine| {
-                let conditions = &machine["status"]["conditions"];
-                format!("{}: {conditions}", machine["metadata"]["name"])
-            });
-            let states: Vec<_> = states.collect();
-            let vms = self.platform.vms();
             assert!(
                 begun.elapsed() < LIMIT,
-                "never {what}: {states:#?} {vms:#?}"
+                "never {what}: {:#?} {:#?}",
+                self.states(),
+                self.platform.vms()
             );
             let pause = if begun.elapsed() < FINE_FOR {
                 ASKED_EVERY
@@ -256,6 +259,16 @@ impl Site {
             };
             tokio::time::sleep(pause).await;
         }
+    }
+
+    /// What every machine says of itself.
+    fn states(&self) -> Vec<String> {
+        let machines = self.server.objects(MACHINES);
+        let states = machines.iter().map(|machine| {
+            let conditions = &machine["status"]["conditions"];
+            format!("{}: {conditions}", machine["metadata"]["name"])
+        });
+        states.collect()
     }
 
     /// The provider's requests to both servers since the marks that pass `wanted`.

@@ -49,7 +49,7 @@ fn moments(client: &Client, kind: &Value, is_so: fn(&Value) -> bool) -> Moments 
 }
 
 async fn settled(count: usize) -> (Site, Fleet, Vec<String>) {
-    let site = Site::instant().await;
+    let site = Site::instant_for(count).await;
     let fleet = Fleet::create(&site).await;
     site.start();
     // The cluster is ready before the machines come.

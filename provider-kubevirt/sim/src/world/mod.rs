@@ -326,9 +326,9 @@ impl Actor for World {
             }
             keys
         } else if change.kind == SECRET {
-            self.waiting_instances(Some(&name.namespace))
+            self.waiting_for_secret(&name)
         } else if change.kind == NODE {
-            let mut keys = self.waiting_instances(None);
+            let mut keys = self.waiting_instances();
             keys.extend(self.instances_on(&name.name));
             keys
         } else {
@@ -385,7 +385,7 @@ impl World {
         // Room on a node, or a name that spread rules count, may be what others wait for.
         let is_final = matches!(instance.text("/status/phase"), Some("Succeeded" | "Failed"));
         if is_final || self.hub.get(&INSTANCE, &instance.key()).is_none() {
-            keys.extend(self.waiting_instances(None));
+            keys.extend(self.waiting_instances());
         }
         keys
     }
@@ -414,14 +414,19 @@ impl World {
     }
 
     /// Instances that are not on a node yet.
-    fn waiting_instances(&self, namespace: Option<&str>) -> Vec<Key> {
+    fn waiting_instances(&self) -> Vec<Key> {
+        let all = self.hub.all(&INSTANCE);
+        let waiting = all.iter().filter(|instance| is_waiting(instance));
+        waiting.map(|one| Key::Instance(one.key())).collect()
+    }
+
+    /// Instances whose pods may wait for this Secret.
+    fn waiting_for_secret(&self, secret: &Name) -> Vec<Key> {
         let all = self.hub.all(&INSTANCE);
         let waiting = all.iter().filter(|instance| {
-            namespace.is_none_or(|namespace| instance.namespace() == namespace)
-                && matches!(
-                    instance.text("/status/phase"),
-                    None | Some("Pending" | "Scheduling")
-                )
+            instance.namespace() == secret.namespace
+                && is_waiting(instance)
+                && crate::seed::mounts(instance, &secret.name)
         });
         waiting.map(|one| Key::Instance(one.key())).collect()
     }
@@ -433,4 +438,12 @@ impl World {
             .filter(|instance| instance.text("/status/nodeName") == Some(node));
         there.map(|one| Key::Instance(one.key())).collect()
     }
+}
+
+/// Whether an instance is not on a node yet.
+fn is_waiting(instance: &Object) -> bool {
+    matches!(
+        instance.text("/status/phase"),
+        None | Some("Pending" | "Scheduling")
+    )
 }
