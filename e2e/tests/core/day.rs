@@ -1,22 +1,22 @@
 //! The day that both play, step by step.
 
 use e2e::failure::Failure;
-use e2e::proxmox;
+use e2e::infrastructure::Infrastructure as _;
 use e2e::world::condition;
 use serde_json::{Value, json};
 
 use crate::side::Side;
 
-/// Where its machines have their addresses, which real programs can listen on.
-const NETWORK: &str = "127.42.0";
+/// Where its machines have their addresses, which real programs can listen on: 127.42.0.0/24.
+const NETWORK: u8 = 42;
 const CONTROL_PLANE: &str = "demo-control-plane";
 const WORKERS: &str = "demo-workers";
 /// How long a node may be lost before its machine is replaced.
 const LOST_SECONDS: u32 = 5;
 
 /// The example of the quick start. Lost nodes are replaced after seconds, not minutes.
-fn cluster() -> Result<Vec<Value>, Failure> {
-    let mut objects = proxmox::cluster("demo", NETWORK)?;
+fn cluster(side: &Side) -> Result<Vec<Value>, Failure> {
+    let mut objects = side.proxmox.cluster("demo", NETWORK)?;
     for object in &mut objects {
         if object["kind"] == "MachineHealthCheck" {
             let condition = &mut object["spec"]["checks"]["unhealthyNodeConditions"][0];
@@ -28,7 +28,7 @@ fn cluster() -> Result<Vec<Value>, Failure> {
 
 /// Plays it from an empty server to an empty server.
 pub(crate) async fn play(side: &Side) -> Result<(), Failure> {
-    side.world.apply(cluster()?).await?;
+    side.world.apply(cluster(side)?).await?;
     side.machines(1, 2, |_| true).await?;
     side.scale(3).await?;
     side.machines(1, 3, |_| true).await?;

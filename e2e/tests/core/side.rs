@@ -9,6 +9,7 @@ use capi_testkit::workload::Workloads;
 use e2e::audit;
 use e2e::embedded::Embedded;
 use e2e::failure::Failure;
+use e2e::infrastructure::consoles;
 use e2e::ipam::Ipam;
 use e2e::management::Ports;
 use e2e::provider::Provider;
@@ -151,7 +152,7 @@ impl Side {
             Ok(_) => Ok(()),
             Err(failure) => Err(Failure::new(format!(
                 "{failure}{}",
-                self.proxmox.consoles()
+                consoles(&self.proxmox)
             ))),
         }
     }

@@ -1,6 +1,7 @@
 //! What the stories of the class look at again and again.
 
 use e2e::failure::Failure;
+use e2e::infrastructure::consoles;
 use e2e::world::condition;
 use serde_json::Value;
 
@@ -50,7 +51,7 @@ pub(crate) async fn available(
         Ok(_) => Ok(()),
         Err(failure) => Err(Failure::new(format!(
             "{failure}{}",
-            stage.proxmox.consoles()
+            consoles(&stage.proxmox)
         ))),
     }
 }
