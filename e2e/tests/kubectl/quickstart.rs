@@ -119,17 +119,11 @@ fn lines(child: &mut Child) -> Receiver<String> {
     receiver
 }
 
-/// The program, as `cargo run --example quickstart` builds it.
+/// The program, as `cargo run --example quickstart` builds it: of the whole workspace, since of one
+/// package half of its dependencies would be built again with fewer features.
 fn build() -> PathBuf {
     let mut cargo = Command::new(env!("CARGO"));
-    cargo.args([
-        "build",
-        "--quiet",
-        "-p",
-        "examples",
-        "--example",
-        "quickstart",
-    ]);
+    cargo.args(["build", "--quiet", "--workspace", "--example", "quickstart"]);
     if cfg!(not(debug_assertions)) {
         cargo.arg("--release");
     }
