@@ -222,9 +222,13 @@ pub(crate) async fn resources(stage: &mut Stage) -> Result<(), Failure> {
         })
         .await?;
     let binding = "ClusterResourceSetBinding.v1beta2.addons.cluster.x-k8s.io";
-    let bound = world.get(binding, DEMO).await.unwrap_or_default();
-    let applied = &bound["spec"]["bindings"][0]["resources"][0]["applied"];
-    assert_eq!(*applied, true, "{bound:#}");
+    // Core says so after it was done.
+    stage
+        .until("the binding says that it was applied", async || {
+            let bound = world.get(binding, DEMO).await?;
+            Some(bound["spec"]["bindings"][0]["resources"][0]["applied"] == true)
+        })
+        .await?;
     let other = world.get(binding, WHOLE).await;
     assert!(other.is_none(), "{other:#?}");
     Ok(())
