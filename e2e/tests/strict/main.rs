@@ -48,12 +48,34 @@ fn main() -> ExitCode {
     libtest_mimic::run(&arguments, trials.into()).exit_code()
 }
 
+/// The integration tests of the KubeVirt provider, built with the whole workspace: of one package half
+/// of the dependencies would be built again with fewer features.
+fn provider_tests() -> Result<String, Failed> {
+    let output = Command::new(env!("CARGO"))
+        .args(["test", "--workspace", "--test", "it", "--no-run"])
+        .args(["--message-format", "json"])
+        .output()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let built = text
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .find_map(|message| {
+            let package = message["package_id"].as_str()?;
+            let is_it =
+                message["target"]["name"] == "it" && package.contains("/provider-kubevirt#");
+            let program = message["executable"].as_str().filter(|_| is_it)?;
+            Some(program.to_owned())
+        });
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    built.ok_or_else(|| format!("the provider's tests do not build:\n{said}").into())
+}
+
 /// Every object that the tests of the KubeVirt provider write into infra clusters.
 fn what_the_provider_writes() -> Result<(), Failed> {
     let folder = tempfile::tempdir()?;
     let path = folder.path().join("objects");
-    let output = Command::new(env!("CARGO"))
-        .args(["test", "-p", "provider-kubevirt", "--test", "it"])
+    let output = Command::new(provider_tests()?)
+        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../provider-kubevirt"))
         .env("KUBEVIRT_OBJECTS", &path)
         .output()?;
     if !output.status.success() {
