@@ -192,3 +192,16 @@ async fn fifty_machines_of_the_go_provider_are_taken_over_as_they_are() {
     assert_eq!(site.platform.volumes_left(), Vec::<String>::new());
     assert!(site.secrets().is_empty(), "{:#?}", site.secrets());
 }
+
+/// A published template of the Go provider has a cluster that says nothing of itself.
+#[tokio::test(start_paused = true)]
+async fn a_cluster_without_a_spec_is_taken() {
+    let site = Site::instant().await;
+    let script = site.server.client("script");
+    let kind = json!({
+        "apiVersion": "infrastructure.cluster.x-k8s.io/v1alpha1", "kind": "KubevirtCluster",
+        "metadata": {"name": "plain", "namespace": NAMESPACE},
+    });
+    let made = create(&script, kind).await;
+    assert_eq!(made["spec"], json!({}));
+}
