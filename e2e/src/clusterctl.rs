@@ -151,7 +151,8 @@ impl Clusterctl {
             .write("clusterctl.yaml", &configuration.to_string())?;
         let mut applier = Applier::new(management.client.clone());
         for kind in ["Issuer", "Certificate"] {
-            applier.apply(permissive("cert-manager.io", kind)).await?;
+            let definition = permissive("cert-manager.io", "v1", kind);
+            applier.apply(definition).await?;
         }
         Ok(Self {
             program,
@@ -161,10 +162,30 @@ impl Clusterctl {
         })
     }
 
+    /// clusterctl without a repository, for what it does with files.
+    ///
+    /// # Errors
+    ///
+    /// A program that cannot be built, a file that cannot be written.
+    pub fn alone(management: &Management) -> Result<Self, ClusterctlError> {
+        Ok(Self {
+            program: CLUSTERCTL.build()?,
+            configuration: management.site.write("clusterctl.yaml", "{}")?,
+            kubeconfig: management.kubeconfig.clone(),
+            variables: Vec::new(),
+        })
+    }
+
     /// Sets a variable.
     pub fn set(&mut self, name: &str, value: impl Into<String>) {
         self.unset(name);
         self.variables.push((name.to_owned(), value.into()));
+    }
+
+    /// Whether a variable was set here.
+    #[must_use]
+    pub fn has(&self, name: &str) -> bool {
+        self.variables.iter().any(|(known, _)| known == name)
     }
 
     /// Takes a variable away.
@@ -275,17 +296,23 @@ fn documents(objects: &[Value]) -> String {
     texts.join("\n---\n")
 }
 
-/// A kind that takes anything.
-fn permissive(group: &str, kind: &str) -> Value {
+/// A kind that takes anything. Cluster API finds its own kinds, and those that they refer to, by the label
+/// of a contract.
+pub(crate) fn permissive(group: &str, version: &str, kind: &str) -> Value {
     let (singular, plural) = (kind.to_lowercase(), format!("{}s", kind.to_lowercase()));
+    let labels = if group.ends_with("cluster.x-k8s.io") {
+        json!({"cluster.x-k8s.io/v1beta1": version})
+    } else {
+        json!({})
+    };
     json!({
         "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
-        "metadata": {"name": format!("{plural}.{group}")},
+        "metadata": {"name": format!("{plural}.{group}"), "labels": labels},
         "spec": {
             "group": group, "scope": "Namespaced",
             "names": {"kind": kind, "listKind": format!("{kind}List"), "plural": plural,
                 "singular": singular},
-            "versions": [{"name": "v1", "served": true, "storage": true, "schema": {
+            "versions": [{"name": version, "served": true, "storage": true, "schema": {
                 "openAPIV3Schema": {"type": "object",
                     "x-kubernetes-preserve-unknown-fields": true}}}],
         },

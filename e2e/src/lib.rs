@@ -8,6 +8,7 @@
 //! cargo run -p e2e -- status
 //! cargo run -p e2e -- logs capi-core-manager
 //! cargo run -p e2e -- down      # ends what was started, also after a crash
+//! cargo run -p e2e -- templates --infrastructure kubevirt DIR   # whether cluster templates apply as they are
 //! ```
 //!
 //! The suites below `tests/` run them too. They are shown as ignored, with the reason, unless
@@ -26,6 +27,7 @@
 //! | `clusterctl` | an unmodified `clusterctl`: init, generate of every flavor, describe, move to a second management cluster in the middle of provisioning and back, upgrade, delete, with the provider killed ten times |
 //! | `clusterctl_kubevirt` | the same for the KubeVirt provider, whose credentials move along |
 //! | `strict` | objects written for KubeVirt and its image importer decode by their published Go types, without an unknown field |
+//! | `templates` | the flavors that the providers ship apply to a real API server with their webhooks, and are stored as they are written; what is refused is told in the server's words |
 //! | `requests` | what a hundred machines cost a real API server, counted from its audit log, beside the Go provider's figures; with the binary of a release, a day under the rights of its manifests |
 //! | `core` | the simulator of Cluster API against the real one: the same day in both, and the same writes to the provider's objects, or listed with a reason in `differences.txt` |
 //! | `topology` | the class that the Proxmox provider ships, under the real topology controller: created, changed, rebased, upgraded, deleted; infrastructure that somebody else manages |
@@ -52,6 +54,7 @@
 //! | [`proxmox`] | Proxmox VE, played, and the program of its provider |
 //! | [`kubevirt`] | KubeVirt, played on a second API server, and the program of its provider |
 //! | [`workload`] | workload clusters of real API servers, which simulated guests make of their seeds |
+//! | [`template`] | cluster templates, tried on an API server with a provider's webhooks |
 //! | [`audit`] | what the API server noted down of a user's requests |
 //! | [`suite`] | stories that share a world |
 //! | [`failure`] | any error with its causes |
@@ -76,6 +79,7 @@ pub mod proxmox;
 pub mod site;
 pub mod strict;
 pub mod suite;
+pub mod template;
 pub mod tool;
 pub mod workload;
 pub mod world;

@@ -7,14 +7,17 @@
 
 use std::error::Error;
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
+use e2e::infrastructure::Names;
 use e2e::management::{Management, Ports};
 use e2e::site::Site;
+use e2e::template::{self, Bench};
 use e2e::tool::{KUBECTL, MANAGEMENT};
-use e2e::{manager, process};
+use e2e::{kubevirt, manager, process, proxmox};
 
 /// A management cluster of real programs: etcd, kube-apiserver, Cluster API with kubeadm.
 ///
@@ -23,9 +26,10 @@ use e2e::{manager, process};
 #[derive(Debug, Parser)]
 #[command(name = "e2e", max_term_width = 100)]
 struct Arguments {
-    /// Which run: its files lie in target/e2e/NAME.
-    #[arg(long, default_value = "default", global = true)]
-    name: String,
+    /// Which run: its files lie in target/e2e/NAME. Left out it is `default`, and `templates` for the
+    /// command of this name.
+    #[arg(long, global = true)]
+    name: Option<String>,
     #[command(subcommand)]
     task: Task,
 }
@@ -50,17 +54,60 @@ enum Task {
         /// Name of the process, as `status` shows it.
         process: Option<String>,
     },
+    /// Tell whether cluster templates apply as they are.
+    ///
+    /// Starts Kubernetes, Cluster API and the webhooks of a provider. Every cluster-template*.yaml and
+    /// clusterclass-*.yaml of the folder is filled in by clusterctl, applied with strict validation, compared
+    /// with what is stored of the provider's kinds, and deleted. Nothing is built of it. Variables without
+    /// default are taken from the environment, and else made up. Ends with an error if a template was refused
+    /// or is not stored as it is written.
+    Templates {
+        /// The folder.
+        folder: PathBuf,
+        /// The provider.
+        #[arg(long, value_name = "PROVIDER")]
+        infrastructure: Infrastructure,
+        /// The first of the ports on 127.0.0.1; some twenty are used.
+        #[arg(long, default_value_t = 26_490)]
+        port: u16,
+    },
+}
+
+/// Our providers, as clusterctl calls them.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Infrastructure {
+    Kubevirt,
+    Proxmox,
+}
+
+impl Infrastructure {
+    fn names(self) -> Names {
+        match self {
+            Self::Kubevirt => kubevirt::NAMES,
+            Self::Proxmox => proxmox::NAMES,
+        }
+    }
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let site = Site::named(&arguments.name);
+    // A cluster that somebody plays with goes on while templates are tried.
+    let usual = match arguments.task {
+        Task::Templates { .. } => "templates",
+        _ => "default",
+    };
+    let site = Site::named(arguments.name.as_deref().unwrap_or(usual));
     let done = match arguments.task {
         Task::Up { port, bare } => up(site, port, bare).await,
         Task::Down => down(&site),
         Task::Status => status(&site),
         Task::Logs { process } => logs(&site, process.as_deref()),
+        Task::Templates {
+            folder,
+            infrastructure,
+            port,
+        } => templates(site, Ports(port), infrastructure.names(), &folder).await,
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -155,5 +202,31 @@ fn logs(site: &Site, process: Option<&str>) -> Result<(), Box<dyn Error>> {
     for entry in fs::read_dir(site.path("logs"))? {
         println!("{}", entry?.path().display());
     }
+    Ok(())
+}
+
+async fn templates(
+    site: Site,
+    ports: Ports,
+    names: Names,
+    folder: &Path,
+) -> Result<(), Box<dyn Error>> {
+    let said = |failure: e2e::failure::Failure| failure.to_string();
+    let all = template::templates(folder).map_err(said)?;
+    let mut bench = Bench::start(site, ports, names).await.map_err(said)?;
+    let mut refused = 0;
+    for template in &all {
+        let verdict = bench.judge(template).await.map_err(said)?;
+        println!("{verdict}");
+        refused += usize::from(!verdict.is_good());
+    }
+    if refused > 0 {
+        return Err(format!(
+            "{refused} of {} templates do not apply as they are",
+            all.len()
+        )
+        .into());
+    }
+    println!("all {} templates apply as they are", all.len());
     Ok(())
 }

@@ -384,6 +384,8 @@ fn apiserver_launch(site: &Site, ports: Ports, program: PathBuf, files: &Files) 
             path(&files.accounts.0)
         ),
         format!("--service-cluster-ip-range={SERVICES}"),
+        // As kubeadm has it: cloud controller managers of published templates run privileged.
+        "--allow-privileged=true".to_owned(),
         // Finds rights on `/finalizers` that are missing (RB-02).
         "--enable-admission-plugins=OwnerReferencesPermissionEnforcement".to_owned(),
         format!("--cert-dir={}", path(&site.path("apiserver"))),

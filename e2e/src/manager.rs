@@ -79,9 +79,10 @@ pub struct Manager {
     features: &'static str,
 }
 
-/// Gates that must agree between core and control plane.
+/// Gates that must agree between core and control plane, and that of data in Ignition's format, which the
+/// webhooks of both kubeadm providers look at.
 const FEATURES: &str = "ClusterTopology=true,RuntimeSDK=true,InPlaceUpdates=true,MachinePool=true,\
-                        MachineTaintPropagation=true";
+                        MachineTaintPropagation=true,KubeadmBootstrapFormatIgnition=true";
 
 /// All managers, in the order in which they are started.
 pub const MANAGERS: [Manager; 3] = [
@@ -136,13 +137,26 @@ impl Manager {
     ///
     /// A program that is missing or does not become ready.
     pub async fn start(&self, management: &Management) -> Result<(), ManagerError> {
+        self.start_with(management, &[]).await
+    }
+
+    /// The same with these arguments besides.
+    ///
+    /// # Errors
+    ///
+    /// As [`Manager::start`].
+    pub async fn start_with(
+        &self,
+        management: &Management,
+        more: &[&str],
+    ) -> Result<(), ManagerError> {
         let site = &management.site;
         let token = account_token(&management.client, self.namespace, self.account).await?;
         let name = self.tool.name;
         let kubeconfig = token_kubeconfig(&management.url(), &management.authority, &token);
         let kubeconfig = site.write(&format!("{name}.kubeconfig"), &kubeconfig)?;
         let [webhooks, health, metrics] = management.ports.manager(self.number);
-        let arguments = vec![
+        let mut arguments = vec![
             format!("--kubeconfig={}", kubeconfig.display()),
             "--leader-elect=false".to_owned(),
             format!("--webhook-port={webhooks}"),
@@ -152,6 +166,7 @@ impl Manager {
             "--insecure-diagnostics".to_owned(),
             format!("--feature-gates={}", self.features),
         ];
+        arguments.extend(more.iter().map(|&one| one.to_owned()));
         let launch = Launch {
             name: name.to_owned(),
             program: self.tool.build()?,
@@ -182,18 +197,28 @@ impl Manager {
     }
 }
 
-/// Installs and starts all managers.
+/// Applies the manifests of all managers.
 ///
 /// # Errors
 ///
-/// As [`Manager::objects`], [`Applier::apply`] and [`Manager::start`].
-pub async fn start_all(management: &Management) -> Result<(), ManagerError> {
+/// As [`Manager::objects`] and [`Applier::apply`].
+pub async fn install_all(management: &Management) -> Result<(), ManagerError> {
     let mut applier = Applier::new(management.client.clone());
     for manager in MANAGERS {
         for object in manager.objects(management)? {
             applier.apply(object).await?;
         }
     }
+    Ok(())
+}
+
+/// Installs and starts all managers.
+///
+/// # Errors
+///
+/// As [`install_all`] and [`Manager::start`].
+pub async fn start_all(management: &Management) -> Result<(), ManagerError> {
+    install_all(management).await?;
     for manager in MANAGERS {
         manager.start(management).await?;
     }
