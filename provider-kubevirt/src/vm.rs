@@ -272,9 +272,28 @@ fn rename_volumes(
         add(entry(meta, "labels"), own);
         let mark = json!(wanted.mark);
         entry(meta, "annotations").insert(MARK_ANNOTATION.to_owned(), mark);
+        place_source(template, wanted.namespace);
         names.push(name);
     }
     names
+}
+
+/// Says where the claim or snapshot is that a volume is cloned from: beside the VM, unless the template
+/// names another namespace. KubeVirt would take it so, but its definition wants the field to be there.
+fn place_source(template: &mut Map<String, Value>, namespace: &str) {
+    let source = template.get_mut("spec").and_then(|it| it.get_mut("source"));
+    let Some(source) = source.and_then(Value::as_object_mut) else {
+        return;
+    };
+    for kind in ["pvc", "snapshot"] {
+        let Some(Value::Object(origin)) = source.get_mut(kind) else {
+            continue;
+        };
+        let given = origin.get("namespace").and_then(Value::as_str);
+        if given.is_none_or(str::is_empty) {
+            origin.insert("namespace".to_owned(), json!(namespace));
+        }
+    }
 }
 
 /// Lets the volumes of the instance refer to the new names.
@@ -453,6 +472,31 @@ mod tests {
             volumes[2]["dataVolume"]["name"], "shared",
             "not a template's"
         );
+    }
+
+    #[test]
+    fn what_is_cloned_is_beside_the_vm_unless_the_template_says_where() {
+        let cloned = |source: Value| {
+            let mut spec = persistent();
+            spec["dataVolumeTemplates"][0]["spec"] = json!({"source": source});
+            let vm = manifest(&machine(spec), &wanted());
+            vm["spec"]["dataVolumeTemplates"][0]["spec"]["source"].clone()
+        };
+        for given in [
+            json!({"name": "golden"}),
+            json!({"name": "golden", "namespace": ""}),
+        ] {
+            for kind in ["pvc", "snapshot"] {
+                let beside = json!({kind: {"name": "golden", "namespace": "tenant"}});
+                assert_eq!(cloned(json!({kind: given})), beside);
+            }
+        }
+        for kept in [
+            json!({"pvc": {"name": "golden", "namespace": "images"}}),
+            json!({"registry": {"url": "docker://image"}}),
+        ] {
+            assert_eq!(cloned(kept.clone()), kept);
+        }
     }
 
     #[test]

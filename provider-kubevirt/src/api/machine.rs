@@ -114,7 +114,8 @@ pub struct VirtualMachineTemplate {
     pub metadata: Option<TemplateMetadata>,
 
     /// Spec of the VirtualMachine, as KubeVirt's API describes it. Names of dataVolumeTemplates are
-    /// prefixed with the name of the machine, and a disk with the bootstrap data is added.
+    /// prefixed with the name of the machine, a claim or snapshot that they clone is in the namespace of
+    /// the VirtualMachine unless they name another, and a disk with the bootstrap data is added.
     #[serde(default, skip_serializing_if = "Map::is_empty")]
     #[schemars(schema_with = "passed_through")]
     pub spec: Map<String, Value>,

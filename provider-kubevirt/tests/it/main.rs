@@ -17,6 +17,7 @@ mod machine;
 mod network;
 mod program;
 mod record;
+mod shape;
 mod site;
 #[cfg(feature = "ssh")]
 mod ssh;
