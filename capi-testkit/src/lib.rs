@@ -14,6 +14,7 @@
 //! * [`schema`]: pruning, defaults and validation of custom resources.
 //! * [`substitute`]: variables of templates, filled in as clusterctl does.
 //! * [`sweep`]: one life, with every single thing that can go wrong.
+//! * [`weakness`]: providers that are weak on purpose, to see that a test can fail.
 //! * [`workload`]: the workload clusters that booted machines make together.
 
 pub mod actor;
@@ -29,4 +30,5 @@ pub mod merge;
 pub mod schema;
 pub mod substitute;
 pub mod sweep;
+pub mod weakness;
 pub mod workload;

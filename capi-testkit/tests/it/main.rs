@@ -15,3 +15,4 @@ mod ipam;
 mod merge;
 mod schema;
 mod sweep;
+mod weakness;

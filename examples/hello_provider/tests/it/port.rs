@@ -2,15 +2,15 @@
 
 use std::future::Future;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use capi_contract::{
-    ByInstance, Classify, Connected, Creation, GivenEndpoint, Instance, InstanceState, Instances,
-    MachineFacts, Mark, Order,
+    ByInstance, Classify, Connected, Creation, GivenEndpoint, InfraMachine, Instance,
+    InstanceState, Instances, MachineFacts, Mark, Order,
 };
 use capi_core::{Options, Provider};
 use capi_testkit::faults::{Call, Faults, Injected, without_preconditions};
+use capi_testkit::weakness::{EmptyAtFirst, GoneOnceSent, Weakened};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use hello_provider::{Directory, Error, HelloCluster, HelloMachine};
@@ -58,30 +58,34 @@ pub(crate) fn run(
     client: Client,
     options: Options,
 ) -> BoxFuture<'static, ()> {
-    if weakening == Weakening::SettlesAtOnce {
-        drive(
-            Port::<true>::new(directory, faults, weakening),
-            client,
-            options,
-        )
-        .boxed()
-    } else {
-        drive(
-            Port::<false>::new(directory, faults, weakening),
-            client,
-            options,
-        )
-        .boxed()
+    let port = Port::<false>::new(directory, faults.clone(), weakening);
+    let machines = ByInstance(port);
+    match weakening {
+        Weakening::SettlesAtOnce => {
+            let hasty = Port::<true>::new(directory, faults, weakening);
+            drive(ByInstance(hasty), client, options).boxed()
+        }
+        Weakening::FailedDestroyIsGone => {
+            let weak = Weakened::new(machines, GoneOnceSent::step("Destroy"));
+            drive(weak, client, options).boxed()
+        }
+        Weakening::LooksEmptyAtFirst => {
+            let weak = Weakened::new(machines, EmptyAtFirst::looks(LOOKS_EMPTY));
+            drive(weak, client, options).boxed()
+        }
+        Weakening::None | Weakening::NamesAreMarks | Weakening::NoPreconditions => {
+            drive(machines, client, options).boxed()
+        }
     }
 }
 
-async fn drive<I>(machines: I, client: Client, options: Options)
+async fn drive<M>(machines: M, client: Client, options: Options)
 where
-    I: Instances<Kind = HelloMachine, Cluster = HelloCluster, Session = ()>,
+    M: InfraMachine<Kind = HelloMachine, Cluster = HelloCluster, Session = ()>,
 {
     let provider = Provider::new(Connected)
         .cluster(GivenEndpoint::<HelloCluster>::new())
-        .machine(ByInstance(machines))
+        .machine(machines)
         .options(options);
     provider
         .run(client, futures::future::pending())
@@ -95,15 +99,6 @@ struct Port<const HASTY: bool> {
     directory: Directory,
     faults: Faults,
     weakening: Weakening,
-    memory: Arc<Mutex<Memory>>,
-}
-
-/// What a weakened provider remembers.
-#[derive(Debug, Default)]
-struct Memory {
-    /// Marks that a failed destroy is said to have removed.
-    forgotten: Vec<Mark>,
-    looks: usize,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -140,7 +135,6 @@ impl<const HASTY: bool> Port<HASTY> {
             directory: Directory::new(path),
             faults,
             weakening,
-            memory: Arc::default(),
         }
     }
 
@@ -198,17 +192,12 @@ impl<const HASTY: bool> Instances for Port<HASTY> {
         let files = self
             .call("list", mark, async move { directory.find(&(), &of).await })
             .await?;
-        let mut memory = self.memory.lock().unwrap();
-        memory.looks += 1;
-        match self.weakening {
-            Weakening::LooksEmptyAtFirst if memory.looks <= LOOKS_EMPTY => return Ok(Vec::new()),
-            Weakening::NamesAreMarks => return Ok(self.named_alike(mark)),
-            _ => {}
+        if self.weakening == Weakening::NamesAreMarks {
+            return Ok(self.named_alike(mark));
         }
         let all = files.iter().map(|file| file.mark().clone());
         let by_claim_only = self.weakening == Weakening::NoPreconditions;
-        let kept =
-            all.filter(|real| !memory.forgotten.contains(real) && (!by_claim_only || real == mark));
+        let kept = all.filter(|real| !by_claim_only || real == mark);
         Ok(kept
             .map(|real| Shown {
                 shown: real.clone(),
@@ -239,16 +228,7 @@ impl<const HASTY: bool> Instances for Port<HASTY> {
                 None => Ok(()),
             }
         };
-        let done = self.call("destroy", &shown.real, destroy).await;
-        if done.is_err() && self.weakening == Weakening::FailedDestroyIsGone {
-            self.memory
-                .lock()
-                .unwrap()
-                .forgotten
-                .push(shown.real.clone());
-            return Ok(());
-        }
-        done
+        self.call("destroy", &shown.real, destroy).await
     }
 
     fn facts(&self, object: &HelloMachine, shown: &Shown) -> MachineFacts<()> {

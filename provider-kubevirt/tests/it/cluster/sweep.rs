@@ -1,15 +1,22 @@
-//! The crash sweep over the life of a cluster alone: its Service is the one thing that is made.
+//! The crash sweep over the life of a cluster alone, whose Service is the one thing that is made, and
+//! the proof that it can fail.
 //!
 //! Removals by hand are left out, since what is shared is made again (R9), which has a test of its own.
 //! The default run plays every [`STRIDE`]th scenario; all of them with
 //! `KUBEVIRT_SWEEP=full cargo test -p provider-kubevirt --test it cluster::sweep -- --nocapture`.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
+use capi_contract::{Depth, External, Lookup};
 use capi_testkit::faults::Faults;
 use capi_testkit::sweep::{Family, Goal, Held, Interference, Sweep, World as Swept};
+use capi_testkit::weakness::{EmptyAtFirst, GoneOnceSent, Weaken, Weakened};
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use provider_kubevirt::cluster::{ClusterClaim, Clusters};
+use provider_kubevirt::infra::{InfraError, ServiceView};
+use provider_kubevirt::session::Session;
+use rstest::rstest;
 use serde_json::{Value, json};
 
 use super::MARK;
@@ -18,6 +25,9 @@ use crate::site::tenant_of;
 
 /// A prime, so that it falls on every way in which a call can go wrong.
 const STRIDE: usize = 31;
+
+/// How many looks find nothing under [`Weakening::EmptyAtFirst`].
+const LOOKS_EMPTY: usize = 3;
 
 const FAMILIES: [Family; 7] = [
     Family::Crashes,
@@ -29,16 +39,50 @@ const FAMILIES: [Family; 7] = [
     Family::Pairs,
 ];
 
+/// How the provider is broken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Weakening {
+    /// Not at all.
+    None,
+    /// Whatever Service has the claimed name is taken for ours.
+    NamesAreMarks,
+    /// The Service is said to be gone once its deletion was asked for.
+    DeletedIsGone,
+    /// A new process knows nothing at first, and takes that for absence.
+    EmptyAtFirst,
+}
+
+struct NamesAreMarks;
+
+impl Weaken<Clusters> for NamesAreMarks {
+    async fn observe(
+        &self,
+        real: &Clusters,
+        on: &Session,
+        claim: &ClusterClaim,
+        depth: Depth,
+    ) -> Result<Lookup<Arc<ServiceView>>, InfraError> {
+        let seen = real.observe(on, claim, depth).await?;
+        let Lookup::Foreign(_) = seen else {
+            return Ok(seen);
+        };
+        let taken = on.infra().get(&claim.namespace, &claim.service).await?;
+        Ok(taken.map_or(seen, |service| Lookup::Ours(Arc::new(service))))
+    }
+}
+
 struct Life {
     world: World,
+    weakening: Weakening,
     /// The Service that somebody else has put under the name, as it was.
     stranger: Mutex<Option<Value>>,
 }
 
 impl Life {
-    async fn new() -> Self {
+    async fn new(weakening: Weakening) -> Self {
         Self {
             world: World::beside(super::world::infra(), 2).await,
+            weakening,
             stranger: Mutex::new(None),
         }
     }
@@ -74,7 +118,22 @@ impl Swept for Life {
     fn start(&self, faults: Faults) -> BoxFuture<'static, ()> {
         let management = self.world.management.client_with(PROVIDER, &faults);
         let infra = faults.kubernetes(tenant_of(&self.world.infra, NS), PROVIDER);
-        self.world.provide(management, infra).boxed()
+        let world = &self.world;
+        match self.weakening {
+            Weakening::None => world.provide(management, infra, Clusters).boxed(),
+            Weakening::NamesAreMarks => {
+                let weak = Weakened::new(Clusters, NamesAreMarks);
+                world.provide(management, infra, weak).boxed()
+            }
+            Weakening::DeletedIsGone => {
+                let weak = Weakened::new(Clusters, GoneOnceSent::step("LoadBalancerDelete"));
+                world.provide(management, infra, weak).boxed()
+            }
+            Weakening::EmptyAtFirst => {
+                let weak = Weakened::new(Clusters, EmptyAtFirst::looks(LOOKS_EMPTY));
+                world.provide(management, infra, weak).boxed()
+            }
+        }
     }
 
     fn create(&self) -> BoxFuture<'_, Result<(), String>> {
@@ -146,7 +205,7 @@ impl Swept for Life {
 fn whatever_crashes_and_whenever_one_service_is_kept_and_nothing_is_left() {
     let is_full = std::env::var("KUBEVIRT_SWEEP").is_ok_and(|wish| wish == "full");
     let stride = if is_full { 1 } else { STRIDE };
-    let sweep = Sweep::new(Life::new)
+    let sweep = Sweep::new(|| Life::new(Weakening::None))
         .families(FAMILIES)
         .stride(stride)
         .threads(2);
@@ -154,4 +213,22 @@ fn whatever_crashes_and_whenever_one_service_is_kept_and_nothing_is_left() {
     println!("{report}");
     assert!(report.is_clean(), "{report}");
     assert!(report.runs > 100 / stride, "{report}");
+}
+
+/// Each weakening is met by the family of scenarios that it cannot survive, in the stretch of the life
+/// that it is about: from the beginning on, or from the deletion on.
+#[rstest]
+#[case(Weakening::NamesAreMarks, Family::Strangers, 0)]
+#[case(Weakening::DeletedIsGone, Family::Answers, 9)]
+#[case(Weakening::EmptyAtFirst, Family::Crashes, 9)]
+fn a_weakened_provider_is_caught(
+    #[case] weakening: Weakening,
+    #[case] family: Family,
+    #[case] from_call: usize,
+) {
+    let sweep = Sweep::new(|| Life::new(weakening)).families([family]);
+    let report = sweep.from_call(from_call).failures_max(1).run();
+    println!("{weakening:?}: {report}");
+    // The undisturbed life, which is the first run, must not be what fails.
+    assert!(!report.is_clean() && report.runs > 1, "{report}");
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use capi_contract::InfraCluster;
 use capi_core::{Clock, Options, Provider};
 use capi_testkit::apiserver::{ApiServer, AuditRecord, Authorization};
 use capi_testkit::crds;
@@ -12,10 +13,11 @@ use kube::Client;
 use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
 use kube::core::GroupVersionKind;
 use kube::runtime::{WatchStreamExt, watcher};
-use provider_kubevirt::api;
+use provider_kubevirt::api::{self, KubevirtCluster};
 use provider_kubevirt::cluster::Clusters;
 use provider_kubevirt::connect::Connector;
 use provider_kubevirt::machine::Machines;
+use provider_kubevirt::session::Session;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
@@ -84,17 +86,21 @@ impl World {
     pub(crate) fn start(&mut self) {
         self.stop();
         let (management, infra) = (self.management.client(PROVIDER), tenant_of(&self.infra, NS));
-        self.running = Some(tokio::spawn(self.provide(management, infra)));
+        self.running = Some(tokio::spawn(self.provide(management, infra, Clusters)));
     }
 
-    /// The provider, which reaches its clusters through these clients.
-    pub(crate) fn provide(
+    /// The provider with these clusters, which reaches its API servers through these clients.
+    pub(crate) fn provide<C>(
         &self,
         management: Client,
         infra: Client,
-    ) -> impl Future<Output = ()> + Send + 'static {
+        clusters: C,
+    ) -> impl Future<Output = ()> + Send + use<C>
+    where
+        C: InfraCluster<Session = Session, Kind = KubevirtCluster>,
+    {
         let provider = Provider::new(Connector::new().through(move |_| recorded(infra.clone())))
-            .cluster(Clusters)
+            .cluster(clusters)
             .machine(Machines)
             .options(Options {
                 clock: self.clock.clone(),

@@ -1,15 +1,11 @@
 //! The provider, broken on purpose in one place; each must be caught by the sweep.
 
-use capi_contract::{
-    Class, Classify, Depth, External, Identity, InfraMachine, Lookup, Lost, MachineFacts, Mark,
-    Plan, Proof, Receipt, Supply, Teardown,
-};
+use capi_contract::{Class, Classify, Depth, External, Lookup, Mark, Proof, Receipt, Supply};
 use capi_testkit::faults::without_preconditions;
+use capi_testkit::weakness::{GoneOnceSent, Weaken, Weakened};
 use kube::Client;
-use provider_kubevirt::api::{KubevirtCluster, KubevirtMachine};
-use provider_kubevirt::machine::{
-    MachineClaim, MachineError, MachineStatus, MachineStep, Machines, Scope, Seen,
-};
+use provider_kubevirt::infra::VmView;
+use provider_kubevirt::machine::{MachineClaim, MachineError, MachineStep, Machines, Seen};
 use provider_kubevirt::session::Session;
 
 use crate::site::Site;
@@ -27,162 +23,118 @@ pub(super) enum Weakening {
     CacheProvesAbsence,
     /// A create that was refused, since the name is taken, is taken for done.
     TakenNameIsDone,
+    /// The VM is said to be gone once its deletion was asked for.
+    DeletedIsGone,
 }
 
 /// Runs the provider, broken like this, until it is dropped.
 pub(super) async fn provide(site: &Site, weakening: Weakening, client: Client, infra: Client) {
-    let weak = Weak {
-        machines: Machines,
-        weakening,
-    };
     match weakening {
         Weakening::None => site.provide(client, infra, Machines).await,
         Weakening::NoPreconditions => {
             let client = without_preconditions(client);
             site.provide(client, infra, Machines).await;
         }
-        Weakening::NamesAreMarks | Weakening::CacheProvesAbsence | Weakening::TakenNameIsDone => {
+        Weakening::NamesAreMarks => {
+            let weak = Weakened::new(Machines, NamesAreMarks);
+            site.provide(client, infra, weak).await;
+        }
+        Weakening::CacheProvesAbsence => {
+            let weak = Weakened::new(Machines, CacheProvesAbsence);
+            site.provide(client, infra, weak).await;
+        }
+        Weakening::TakenNameIsDone => {
+            let weak = Weakened::new(Machines, TakenNameIsDone);
+            site.provide(client, infra, weak).await;
+        }
+        Weakening::DeletedIsGone => {
+            let weak = Weakened::new(Machines, GoneOnceSent::step("VMDelete"));
             site.provide(client, infra, weak).await;
         }
     }
 }
 
-/// The machines of the provider, with one answer bent.
-#[derive(Debug)]
-struct Weak {
-    machines: Machines,
-    weakening: Weakening,
+/// The claim as if the VM that has its name had been taken over.
+async fn with_the_name(on: &Session, claim: &MachineClaim) -> MachineClaim {
+    let mut bent = claim.clone();
+    let found = on
+        .infra()
+        .get::<VmView>(&claim.namespace, &claim.name)
+        .await;
+    if let Ok(Some(vm)) = found {
+        let Mark { owner, object, .. } = claim.mark.clone();
+        let id = vm.metadata.uid.unwrap_or_default();
+        let proof = Proof::Adopted { id };
+        bent.mark = Mark {
+            owner,
+            object,
+            proof,
+        };
+    }
+    bent
 }
 
-impl Weak {
-    /// The claim as if the VM that has its name had been taken over.
-    async fn bent(&self, on: &Session, claim: &MachineClaim) -> MachineClaim {
-        let mut bent = claim.clone();
-        if matches!(
-            self.weakening,
-            Weakening::NamesAreMarks | Weakening::TakenNameIsDone
-        ) {
-            let found = on
-                .infra()
-                .get::<provider_kubevirt::infra::VmView>(&claim.namespace, &claim.name)
-                .await;
-            if let Ok(Some(vm)) = found {
-                let Mark { owner, object, .. } = claim.mark.clone();
-                let id = vm.metadata.uid.unwrap_or_default();
-                let proof = Proof::Adopted { id };
-                bent.mark = Mark {
-                    owner,
-                    object,
-                    proof,
-                };
-            }
-        }
-        bent
-    }
-}
+struct NamesAreMarks;
 
-impl External for Weak {
-    type Object = KubevirtMachine;
-    type Scope = Scope;
-    type Session = Session;
-    type Claim = MachineClaim;
-    type Seen = Seen;
-    type Step = MachineStep;
-    type Facts = MachineFacts<MachineStatus>;
-    type Error = MachineError;
-
-    fn creates_once(&self) -> bool {
-        self.machines.creates_once()
-    }
-
-    async fn recover(
-        &self,
-        on: &Session,
-        lost: &Lost<'_, KubevirtMachine>,
-    ) -> Result<Option<MachineClaim>, MachineError> {
-        self.machines.recover(on, lost).await
-    }
-
-    async fn claim(
-        &self,
-        on: &Session,
-        scope: &Scope,
-        given_up: Option<&MachineClaim>,
-    ) -> Result<MachineClaim, MachineError> {
-        self.machines.claim(on, scope, given_up).await
-    }
-
+impl Weaken<Machines> for NamesAreMarks {
     async fn observe(
         &self,
+        real: &Machines,
         on: &Session,
         claim: &MachineClaim,
         depth: Depth,
     ) -> Result<Lookup<Seen>, MachineError> {
-        let known = on.vms().get(&claim.namespace, &claim.name);
-        if self.weakening == Weakening::CacheProvesAbsence && known.is_none() {
+        match real.observe(on, claim, depth).await? {
+            Lookup::Foreign(_) => {
+                let bent = with_the_name(on, claim).await;
+                real.observe(on, &bent, depth).await
+            }
+            seen => Ok(seen),
+        }
+    }
+}
+
+struct CacheProvesAbsence;
+
+impl Weaken<Machines> for CacheProvesAbsence {
+    async fn observe(
+        &self,
+        real: &Machines,
+        on: &Session,
+        claim: &MachineClaim,
+        depth: Depth,
+    ) -> Result<Lookup<Seen>, MachineError> {
+        if on.vms().get(&claim.namespace, &claim.name).is_none() {
             return Ok(Lookup::Absent);
         }
-        let claim = self.bent(on, claim).await;
-        self.machines.observe(on, &claim, depth).await
+        real.observe(on, claim, depth).await
     }
+}
 
-    fn plan(&self, scope: &Scope, claim: &MachineClaim, seen: Option<&Seen>) -> Plan<MachineStep> {
-        self.machines.plan(scope, claim, seen)
-    }
+struct TakenNameIsDone;
 
-    fn plan_teardown(&self, claim: &MachineClaim, seen: &Seen) -> Teardown<MachineStep> {
-        self.machines.plan_teardown(claim, seen)
+impl Weaken<Machines> for TakenNameIsDone {
+    async fn observe(
+        &self,
+        real: &Machines,
+        on: &Session,
+        claim: &MachineClaim,
+        depth: Depth,
+    ) -> Result<Lookup<Seen>, MachineError> {
+        NamesAreMarks.observe(real, on, claim, depth).await
     }
 
     async fn apply(
         &self,
+        real: &Machines,
         on: &Session,
         claim: &MachineClaim,
         step: &MachineStep,
         supply: Supply<'_>,
     ) -> Result<Receipt, MachineError> {
-        let receipt = self.machines.apply(on, claim, step, supply).await;
-        match receipt {
-            Err(error)
-                if self.weakening == Weakening::TakenNameIsDone
-                    && error.class() == Class::Conflict =>
-            {
-                Ok(Receipt::Finished)
-            }
+        match real.apply(on, claim, step, supply).await {
+            Err(error) if error.class() == Class::Conflict => Ok(Receipt::Finished),
             receipt => receipt,
         }
-    }
-
-    fn facts(
-        &self,
-        scope: &Scope,
-        claim: &MachineClaim,
-        seen: &Seen,
-    ) -> MachineFacts<MachineStatus> {
-        self.machines.facts(scope, claim, seen)
-    }
-}
-
-impl InfraMachine for Weak {
-    const CONDITION: &'static str = Machines::CONDITION;
-    const FINALIZER: &'static str = Machines::FINALIZER;
-    const CONDITIONS: &'static [&'static str] = Machines::CONDITIONS;
-    const PROVIDER_ID_IS_CLAIMED: bool = Machines::PROVIDER_ID_IS_CLAIMED;
-
-    type Kind = KubevirtMachine;
-    type Cluster = KubevirtCluster;
-    type Status = MachineStatus;
-
-    fn identity(
-        &self,
-        object: &KubevirtMachine,
-        cluster: Option<&KubevirtCluster>,
-        failure_domain: Option<&str>,
-    ) -> Option<Identity> {
-        self.machines.identity(object, cluster, failure_domain)
-    }
-
-    fn unsupported(&self, object: &KubevirtMachine, cluster: &KubevirtCluster) -> Vec<String> {
-        self.machines.unsupported(object, cluster)
     }
 }

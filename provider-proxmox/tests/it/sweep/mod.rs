@@ -41,7 +41,7 @@ fn whatever_crashes_and_whenever_one_vm_is_kept_and_nothing_is_left() {
 #[case(Weakening::UnsettledIsAbsent, Family::Crashes, 6)]
 #[case(Weakening::NumbersAreMarks, Family::Strangers, 5)]
 #[case(Weakening::NoPreconditions, Family::StaleCrashes, 5)]
-#[case(Weakening::AcceptedDestroyIsGone, Family::Deletions, 13)]
+#[case(Weakening::SentDestroyIsGone, Family::Deletions, 13)]
 #[case(Weakening::SeedIsForgotten, Family::Deletions, 13)]
 fn a_weakened_provider_is_caught(
     #[case] weakening: Weakening,
@@ -51,9 +51,10 @@ fn a_weakened_provider_is_caught(
     let sweep = Sweep::new(move || async move { life::world(weakening) });
     let sweep = sweep.families([family]).from_call(from_call);
     let report = sweep.failures_max(1).run();
+    // The undisturbed life, which is the first run, must not be what fails.
     assert!(
-        !report.is_clean(),
-        "{weakening:?} went unnoticed in {} runs",
+        !report.is_clean() && report.runs > 1,
+        "{weakening:?} was not caught in {} runs",
         report.runs
     );
     println!(
