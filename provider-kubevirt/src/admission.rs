@@ -325,15 +325,64 @@ mod tests {
         );
     }
 
-    #[test]
-    fn a_failure_domain_elsewhere_names_its_secret() {
-        let spec =
-            json!({"failureDomains": [{"name": "a", "infraClusterSecretRef": {"name": ""}}]});
+    #[rstest]
+    #[case::empty(json!({"name": ""}), 1)]
+    #[case::missing(json!({"namespace": "ns"}), 1)]
+    #[case::named(json!({"name": "b-kubeconfig"}), 0)]
+    #[case::in_the_same_infra_cluster(Value::Null, 0)]
+    fn a_failure_domain_elsewhere_names_its_secret(#[case] secret: Value, #[case] faults: usize) {
+        let zones = json!([{"name": "a"}, {"name": "b", "infraClusterSecretRef": secret}]);
+        let spec = json!({"failureDomains": zones});
         let new: KubevirtCluster = of("KubevirtCluster", json!({"name": "c"}), spec);
         let got = asked(&ClusterRules, None, &new, false);
-        assert!(
-            got[0].starts_with("spec.failureDomains[0].infraClusterSecretRef.name: "),
-            "{got:?}"
+        assert_eq!(got.len(), faults, "{got:?}");
+        let field = "spec.failureDomains[1].infraClusterSecretRef.name: ";
+        assert!(got.iter().all(|text| text.starts_with(field)), "{got:?}");
+    }
+
+    #[test]
+    fn wh_05_an_externally_managed_cluster_stays_so() {
+        let cluster = |annotations: Value| -> KubevirtCluster {
+            let meta = json!({"name": "c", "annotations": annotations});
+            of("KubevirtCluster", meta, json!({}))
+        };
+        let (theirs, ours) = (
+            cluster(json!({"cluster.x-k8s.io/managed-by": "somebody"})),
+            cluster(json!({})),
         );
+        let got = asked(&ClusterRules, Some(&theirs), &ours, false);
+        assert!(got.len() == 1 && got[0].contains("managed-by"), "{got:?}");
+        assert!(asked(&ClusterRules, Some(&ours), &theirs, false).is_empty());
+    }
+
+    #[test]
+    fn wh_07_a_template_gives_its_clones_labels_that_they_can_have() {
+        let spec = json!({"virtualMachineTemplate": {"spec": {"template": {"spec": {}}}}});
+        let resource = |spec: Value| {
+            let meta = json!({"labels": {"team": "no value of a label"}});
+            json!({"template": {"metadata": meta, "spec": spec}})
+        };
+        let name = json!({"name": "t"});
+        let machine = of("KubevirtMachineTemplate", name.clone(), resource(spec));
+        let cluster = of("KubevirtClusterTemplate", name, resource(json!({})));
+        for got in [
+            asked(&MachineTemplateRules, None, &machine, false),
+            asked(&ClusterTemplateRules, None, &cluster, false),
+        ] {
+            let field = "spec.template.metadata.labels";
+            assert!(got.len() == 1 && got[0].starts_with(field), "{got:?}");
+        }
+    }
+
+    /// An empty text means the same as none to whoever writes YAML.
+    #[test]
+    fn a_namespace_that_is_emptied_is_no_move() {
+        let cluster = |meta: Value| -> KubevirtCluster {
+            let template = json!({"metadata": meta, "spec": {}});
+            let spec = json!({"controlPlaneServiceTemplate": template});
+            of("KubevirtCluster", json!({"name": "c"}), spec)
+        };
+        let (none, empty) = (cluster(json!({})), cluster(json!({"namespace": ""})));
+        assert!(asked(&ClusterRules, Some(&none), &empty, false).is_empty());
     }
 }

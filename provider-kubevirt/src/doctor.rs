@@ -490,6 +490,68 @@ mod tests {
     }
 
     #[test]
+    fn what_was_not_answered_is_unknown() {
+        let mut answers = good();
+        answers.missing = None;
+        answers.classes = None;
+        for subject in ["rights", "storage"] {
+            assert_eq!(health(&answers, subject), Health::Unknown, "{subject}");
+        }
+        assert!(judge(&answers, "ns", &Wishes::default()).is_healthy());
+    }
+
+    #[test]
+    fn a_finding_says_what_there_is() {
+        let told = |answers: &Answers, subject: &str, text: &str| {
+            let checkup = judge(answers, "ns", &Wishes::default());
+            assert!(tells(&checkup, subject, &[text]), "{checkup:?}");
+        };
+        let mut answers = good();
+        told(&answers, "reachable", "Kubernetes v1.36.0");
+        told(&answers, "kubevirt.io", "v1.9.0");
+        // CDI says nothing of its version.
+        told(&answers, "cdi.kubevirt.io", "served");
+        told(&answers, "nodes", "2 nodes take VMs, in zones a, b");
+        answers.nodes = Some(vec![node("n-1", None)]);
+        told(&answers, "nodes", "none of them is labelled with a zone");
+        answers.classes = Some((Vec::new(), false));
+        told(&answers, "storage", "there is no storage class");
+        answers.classes = Some((vec!["fast".into(), "slow".into()], false));
+        told(&answers, "storage", "none of fast, slow is the default");
+        answers.classes = Some((Vec::new(), true));
+        let wishes = Wishes {
+            storage_classes: vec!["fast".into()],
+            ..Wishes::default()
+        };
+        let checkup = judge(&answers, "ns", &wishes);
+        assert!(tells(&checkup, "storage", &["there are: none"]));
+    }
+
+    #[test]
+    fn a_finding_names_a_few_and_counts_the_others() {
+        let names = |count: usize| (1..=count).map(|n| format!("n-{n}")).collect::<Vec<_>>();
+        assert!(listed(&names(NAMES_MAX)).ends_with("n-8"));
+        assert!(listed(&names(NAMES_MAX + 2)).ends_with("n-8 and 2 more"));
+    }
+
+    #[test]
+    fn a_storage_class_is_the_default_for_all_or_for_vms() {
+        let class = |annotations: Value| json!({"items": [{"metadata": {"name": "fast", "annotations": annotations}}]});
+        let for_all = json!({"storageclass.kubernetes.io/is-default-class": "true"});
+        let for_vms = json!({"storageclass.kubevirt.io/is-default-virt-class": "true"});
+        let not = json!({"storageclass.kubernetes.io/is-default-class": "false"});
+        for (annotations, is_default) in [
+            (for_all, true),
+            (for_vms, true),
+            (not, false),
+            (Value::Null, false),
+        ] {
+            let told = storage(&class(annotations));
+            assert_eq!(told, (vec!["fast".to_owned()], is_default));
+        }
+    }
+
+    #[test]
     fn a_node_takes_vms_if_kubevirt_and_its_administrator_say_so() {
         let one = |labels: Value, spec: Value| json!({"metadata": {"name": "n", "labels": labels}, "spec": spec});
         let able = json!({"kubevirt.io/schedulable": "true", "topology.kubernetes.io/zone": "a"});

@@ -488,4 +488,124 @@ mod tests {
         checks.forget(&target.mark);
         assert_eq!(checks.answer(target), None);
     }
+
+    fn target(name: &str) -> Target {
+        let name = ObjectName::new("ns", name);
+        Target {
+            machine: name.clone(),
+            mark: Mark::made(Token::random(), name),
+            keys: ObjectName::new("ns", "c-ssh-keys"),
+            addresses: Vec::new(),
+        }
+    }
+
+    /// What was asked, and when; the guests never answer, or the same for ever.
+    #[derive(Default)]
+    struct Asked {
+        all: Mutex<Vec<(Instant, Target)>>,
+        answer: Option<Answer>,
+    }
+
+    impl Logins for Asked {
+        fn login<'a>(
+            &'a self,
+            _: &'a ObjectName,
+            _: &'a Mark,
+        ) -> BoxFuture<'a, Result<Login, LoginError>> {
+            Box::pin(async { Ok(login()) })
+        }
+
+        fn ask<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Answer> {
+            self.all.lock().push((Instant::now(), target.clone()));
+            match self.answer.clone() {
+                Some(answer) => Box::pin(async { answer }),
+                None => Box::pin(std::future::pending()),
+            }
+        }
+    }
+
+    /// Asks for so many seconds, then dies.
+    async fn run(checks: &Checks, asked: &Asked, wakes: &Wakes, seconds: u64) {
+        let limit = Duration::from_secs(seconds);
+        let ended = timeout(limit, checks.run(asked, wakes)).await;
+        assert!(ended.is_err(), "it never ends");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn so_many_guests_are_asked_at_once_and_none_holds_the_others_for_ever() {
+        let (checks, asked) = (Checks::default(), Asked::default());
+        let wakes = Wakes::new(|_| {});
+        for n in 0..AT_ONCE + 4 {
+            let target = target(&format!("m-{n}"));
+            checks.admitted(&target.mark);
+            checks.answer(target);
+        }
+        let begun = Instant::now();
+        run(&checks, &asked, &wakes, 29).await;
+        let all = std::mem::take(&mut *asked.all.lock());
+        let mut seconds = all.iter().map(|(at, _)| (*at - begun).as_secs());
+        let first: Vec<_> = seconds.by_ref().take(AT_ONCE).collect();
+        assert_eq!(first, [0; AT_ONCE]);
+        assert_eq!(
+            seconds.collect::<Vec<_>>(),
+            [20; 4],
+            "after an attempt's time"
+        );
+        // Whoever was being asked when the session was followed last, is asked again.
+        run(&checks, &asked, &wakes, 5).await;
+        assert_eq!(asked.all.lock().len(), AT_ONCE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_machine_is_woken_by_another_answer_alone_and_asked_where_it_is_now() {
+        let asked = Asked {
+            answer: Some(Answer::NotYet("no such file".into())),
+            ..Asked::default()
+        };
+        let (checks, mut target) = (Checks::default(), target("m"));
+        let woken = Arc::new(Mutex::new(0));
+        let count = woken.clone();
+        let wakes = Wakes::new(move |_| *count.lock() += 1);
+        let later = async {
+            // It is noticed by one who waits.
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            checks.admitted(&target.mark);
+            checks.answer(target.clone());
+            tokio::time::sleep(Duration::from_secs(15)).await;
+            target.addresses = vec!["10.0.0.9".parse().unwrap()];
+            checks.answer(target.clone());
+        };
+        let begun = Instant::now();
+        tokio::join!(run(&checks, &asked, &wakes, 30), later);
+        let all = asked.all.lock();
+        let seconds: Vec<_> = all
+            .iter()
+            .map(|(at, target)| ((*at - begun).as_secs(), target.addresses.len()))
+            .collect();
+        assert_eq!(seconds, [(5, 0), (15, 0), (25, 1)]);
+        assert_eq!(*woken.lock(), 1, "it says the same");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_more_machines_than_can_be_asked_one_says_so() {
+        let checks = Checks::default();
+        for n in 0..CHECKS_MAX {
+            let target = target(&n.to_string());
+            checks.admitted(&target.mark);
+            assert!(checks.answer(target).is_some());
+        }
+        let more = target("more");
+        checks.admitted(&more.mark);
+        assert_eq!(checks.answer(more.clone()), None, "nor is it noted");
+        let one = checks.all.lock().keys().next().cloned().unwrap();
+        checks.admitted.lock().remove(&one.to_string());
+        checks.admitted(&more.mark);
+        let Some(Answer::NotYet(why)) = checks.answer(more.clone()) else {
+            panic!("it is asked");
+        };
+        assert_eq!(why, "5000 other machines are being asked");
+        checks.forget(&one);
+        let asked = Answer::NotYet("it has not been asked yet".to_owned());
+        assert_eq!(checks.answer(more), Some(asked));
+    }
 }

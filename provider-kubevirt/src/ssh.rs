@@ -327,3 +327,19 @@ pub fn new_keys(
         "stringData": {PUBLIC: public, PRIVATE: key.as_str()},
     }))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_file_says_success_and_nothing_else() {
+        assert_eq!(judged(b" success\n"), Answer::Done);
+        let why = |said: &[u8]| match judged(said) {
+            Answer::Done => panic!("{said:?} is believed"),
+            Answer::NotYet(why) => why,
+        };
+        assert!(why(b"\n").contains("is empty, and should say success"));
+        assert!(why(b"no success yet").ends_with("the guest is not done: no success yet"));
+    }
+}

@@ -180,3 +180,44 @@ fn pem(der: &[u8]) -> String {
     text.push_str("-----END CERTIFICATE-----\n");
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
+
+    use super::*;
+
+    #[test]
+    fn a_kubeconfig_holds_all_that_the_administrator_reached_the_server_with() {
+        let mut config = Config::new("https://infra.example:6443".parse().unwrap());
+        let plain = kubeconfig(&config, "tenant-a", "a-token");
+        let server = json!({"server": "https://infra.example:6443/"});
+        assert_eq!(plain["clusters"][0]["cluster"], server);
+        assert_eq!(plain["users"][0]["user"], json!({"token": "a-token"}));
+        let context = json!({"cluster": "infra", "user": "infra", "namespace": "tenant-a"});
+        assert_eq!(plain["contexts"][0]["context"], context);
+        assert_eq!(plain["current-context"], plain["contexts"][0]["name"]);
+
+        let authorities = [vec![7; 200], vec![8; 100]];
+        config.root_cert = Some(authorities.to_vec());
+        config.accept_invalid_certs = true;
+        config.tls_server_name = Some("infra.internal".into());
+        let cluster = kubeconfig(&config, "tenant-a", "a-token")["clusters"][0]["cluster"].take();
+        assert_eq!(cluster["insecure-skip-tls-verify"], true);
+        assert_eq!(cluster["tls-server-name"], "infra.internal");
+        let text = cluster["certificate-authority-data"].as_str().unwrap();
+        let text = String::from_utf8(STANDARD.decode(text).unwrap()).unwrap();
+        assert!(
+            text.lines().all(|line| line.len() <= 64),
+            "RFC 7468: {text}"
+        );
+        let both = text.split("-----BEGIN CERTIFICATE-----\n").skip(1);
+        let both = both.map(|one| {
+            let (body, rest) = one.split_once("-----END CERTIFICATE-----\n").unwrap();
+            assert_eq!(rest, "");
+            STANDARD.decode(body.replace('\n', "")).unwrap()
+        });
+        assert_eq!(both.collect::<Vec<_>>(), authorities);
+    }
+}

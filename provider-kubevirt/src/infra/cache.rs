@@ -504,4 +504,96 @@ mod tests {
         assert_eq!(names(&cache.done("ns")), ["b", "c", "d"]);
         assert_eq!(cache.len(), 3);
     }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_counts_where_nobody_watches_until_a_list_has_gone_past_it() {
+        let cache = Cache::default();
+        cache.answered(vm("a", 3));
+        assert_eq!(seen(&cache, "a"), Some(3));
+        cache.forget("ns", "a");
+        assert_eq!(seen(&cache, "a"), None, "it was found gone");
+        cache.answered(vm("a", 3));
+        cache.begin("ns");
+        cache.listed("ns", vm("b", 5));
+        cache.done("ns");
+        assert_eq!(seen(&cache, "a"), None, "the list is newer, and without a");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_deletion_of_our_own_is_known_before_the_watch_tells_of_it() {
+        let cache = live(&[vm("a", 5), vm("b", 6)]);
+        let version = |vm: &VmView| Version::identity(&vm.metadata);
+        cache.removed("ns", "a", &version(&vm("a", 5)), Some(vm("a", 7)));
+        assert_eq!(seen(&cache, "a"), Some(7), "something holds it");
+        cache.removed("ns", "b", &version(&vm("b", 6)), None);
+        assert_eq!(seen(&cache, "b"), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn r5_a_watch_that_broke_before_an_end_may_tell_of_it_later() {
+        let cache = live(&[vm("a", 5), vm("b", 6)]);
+        cache.deleting("ns", "a", "a");
+        cache.deleting("ns", "b", "b");
+        cache.deleted("ns", vm("b", 7));
+        cache.broke("other");
+        assert!(cache.ended("ns", "b").is_some(), "here it is watched");
+        cache.broke("ns");
+        assert!(cache.ended("ns", "b").is_none());
+        cache.begin("ns");
+        cache.listed("ns", vm("a", 5));
+        cache.done("ns");
+        cache.deleted("ns", vm("a", 8));
+        assert!(cache.ended("ns", "a").is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_list_that_is_begun_again_forgets_what_it_had_brought() {
+        let cache = live(&[vm("a", 5)]);
+        cache.begin("ns");
+        cache.listed("ns", vm("a", 5));
+        cache.begin("ns");
+        assert_eq!(names(&cache.done("ns")), ["a"], "it is gone meanwhile");
+        assert!(cache.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_waits_for_a_first_list_is_told_of_it_and_of_a_watch_that_broke() {
+        let brought = |cache: &Cache<VmView>| drop(cache.done("ns"));
+        let broke = |cache: &Cache<VmView>| cache.broke("ns");
+        for end in [&brought as &dyn Fn(&Cache<VmView>), &broke] {
+            let (cache, begun) = (Cache::default(), Instant::now());
+            let until = begun + Duration::from_secs(60);
+            let ends = async {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                end(&cache);
+            };
+            tokio::join!(cache.first_list("ns", until), ends);
+            assert_eq!(begun.elapsed(), Duration::from_secs(1));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_remembered_has_a_limit_and_room_comes_back_with_time() {
+        let cache = live(&[]);
+        let all: Vec<_> = (0..ANSWERS_MAX).map(|n| n.to_string()).collect();
+        for name in &all {
+            cache.answered(vm(name, 7));
+        }
+        cache.answered(vm("more", 7));
+        assert_eq!(seen(&cache, "more"), None);
+        tokio::time::advance(ANSWER_FOR).await;
+        cache.answered(vm("more", 7));
+        assert_eq!(seen(&cache, "more"), Some(7));
+
+        let end = |name: &str| {
+            cache.deleting("ns", name, name);
+            cache.deleted("ns", vm(name, 8));
+            cache.ended("ns", name).is_some()
+        };
+        assert_eq!(ENDINGS_MAX, all.len());
+        assert!(all.iter().all(|name| end(name)));
+        assert!(!end("more"));
+        tokio::time::advance(ENDED_FOR).await;
+        assert!(end("more"));
+    }
 }

@@ -300,6 +300,51 @@ mod tests {
         assert_eq!(inner, ["127.60.0.10"]);
     }
 
+    /// A guest that names its own loopback must not lead this program to its own host.
+    #[test]
+    fn what_is_dialled_is_reported_by_name_and_beyond_a_host_and_a_link() {
+        let look = json!({
+            "spec": {"networks": [{"name": "default"}, {"name": "storage"}, {"name": ""}]},
+            "status": {"interfaces": [
+                {"interfaceName": "cni0", "ipAddress": "10.0.42.1"},
+                {"name": "other", "ipAddress": "172.17.0.1"},
+                {"name": "storage", "ipAddress": "10.0.0.7", "ipAddresses": ["169.254.0.1", "192.168.7.4"]},
+                {"name": "default", "ipAddress": "10.0.0.7",
+                 "ipAddresses": ["127.0.0.1", "127.60.0.10", "::1", "fe80::1", "fd00::7"]},
+            ]},
+        });
+        let look = seen(json!({}), Some(look));
+        let all = reported(look.instance.as_deref().unwrap());
+        let texts: Vec<_> = all.iter().map(ToString::to_string).collect();
+        assert_eq!(texts, ["10.0.0.7", "fd00::7", "192.168.7.4"]);
+    }
+
+    #[rstest]
+    #[case("True", "", Status::True, "LiveMigratable")]
+    #[case("False", "", Status::False, "NotLiveMigratable")]
+    #[case(
+        "False",
+        "DisksNotLiveMigratable",
+        Status::False,
+        "DisksNotLiveMigratable"
+    )]
+    #[case("Unknown", "", Status::Unknown, "NotLiveMigratable")]
+    fn whether_a_vm_can_move_is_told_in_kubevirts_words(
+        #[case] status: &str,
+        #[case] reason: &str,
+        #[case] told_as: Status,
+        #[case] why: &str,
+    ) {
+        let condition = json!({
+            "type": "LiveMigratable", "status": status, "reason": reason, "message": "of a disk",
+        });
+        let facts = told(json!({"status": {"conditions": [condition]}}));
+        let report = facts.conditions.iter().find(|one| one.kind == MIGRATABLE);
+        let report = report.unwrap();
+        assert_eq!((report.status, report.reason.as_str()), (told_as, why));
+        assert_eq!(report.message, "of a disk");
+    }
+
     /// Defect 7: nothing is dialled at an address, so IPv6 alone is enough.
     #[test]
     fn defect_7_a_machine_with_ipv6_alone_is_a_machine() {

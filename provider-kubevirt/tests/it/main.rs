@@ -12,6 +12,7 @@
 mod budget;
 mod cluster;
 mod defects;
+mod doctor;
 mod drain;
 mod machine;
 mod network;

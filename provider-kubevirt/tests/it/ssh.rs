@@ -270,7 +270,64 @@ async fn capk_defect_8_nobody_answers_in_a_guests_place() {
     assert_eq!(ssh.ask(&both).await, Answer::Done);
 }
 
-/// A connection that is never there takes four seconds per address.
+/// Host keys are made of the mark, which is no secret, and of the cluster's private key, which is.
+#[tokio::test]
+async fn capk_defect_8_the_host_key_of_a_machine_needs_the_keys_of_its_cluster() {
+    let mark = mark();
+    let host = async || {
+        let server = ApiServer::new();
+        create(&server.client("script"), own_keys()).await;
+        let ssh = Ssh::new(server.client(PROVIDER));
+        ssh.login(&keys(), &mark).await.unwrap().host_public
+    };
+    assert_ne!(host().await, host().await);
+}
+
+/// The keys of a cluster are read once, and again once a guest has refused them.
+#[tokio::test(start_paused = true)]
+async fn keys_are_read_again_where_a_guest_refused_them() {
+    let server = ApiServer::new();
+    create(&server.client("script"), own_keys()).await;
+    let client = server.client(PROVIDER);
+    let mark = mark();
+    let willing = Guest::of(
+        &data(&Ssh::new(client.clone()), &mark).await,
+        Ok("success\n"),
+    );
+    let unwilling = Guest {
+        authorized: Vec::new(),
+        ..willing.clone()
+    };
+    let ssh = reaching(client, vec![("10.0.0.1", willing), ("10.0.0.2", unwilling)]);
+    let mut reads = Vec::new();
+    for ip in ["10.0.0.1", "10.0.0.1", "10.0.0.2", "10.0.0.1"] {
+        let before = server.audit().reads(PROVIDER).len();
+        ssh.ask(&target(&mark, &[ip])).await;
+        reads.push(server.audit().reads(PROVIDER).len() - before);
+    }
+    assert_eq!(reads, [1, 0, 0, 1]);
+}
+
+/// Whatever a guest says, no more of it is kept than a person reads.
+#[tokio::test(start_paused = true)]
+async fn a_guest_that_says_much_is_cut_short() {
+    let server = ApiServer::new();
+    create(&server.client("script"), own_keys()).await;
+    let client = server.client(PROVIDER);
+    let mark = mark();
+    let words = "x".repeat(100_000);
+    let guest = Guest::of(
+        &data(&Ssh::new(client.clone()), &mark).await,
+        Err(words.as_str()),
+    );
+    let ssh = reaching(client, vec![("10.0.0.1", guest)]);
+    let Answer::NotYet(why) = ssh.ask(&target(&mark, &["10.0.0.1"])).await else {
+        panic!("it is believed");
+    };
+    assert!(why.len() < 1_100 && why.contains("xxx"), "{}", why.len());
+}
+
+/// A connection that is never there takes four seconds per address, and four addresses are enough.
 #[tokio::test(start_paused = true)]
 async fn an_attempt_has_an_end() {
     let server = ApiServer::new();
@@ -286,6 +343,9 @@ async fn an_attempt_has_an_end() {
         "{why}"
     );
     assert_eq!(begun.elapsed().as_secs(), 8);
+    let many = target(&mark(), &["10.0.0.1"; 6]);
+    assert!(matches!(ssh.ask(&many).await, Answer::NotYet(_)));
+    assert_eq!(begun.elapsed().as_secs(), 8 + 16);
 }
 
 fn told(site: &Site) -> (String, String) {
