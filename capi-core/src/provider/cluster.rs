@@ -63,14 +63,15 @@ impl<T: InfraCluster, M: Resource + Send + Sync + 'static> Clusters<T, M> {
         let refused = extras::delete(&self.nursery.client, &extras, &cluster).await?;
         if !refused.is_empty() {
             let message = format!(
-                "this program may not delete {}: those that bear the label {}={} are left; delete \
-                 them, or install with `manifests --extra-resources`",
+                "this program may not delete {}: what there is with the label {}={} is left; delete \
+                 it, or install with `manifests --extra-resources`",
                 refused.join(", "),
                 extras.label.0,
                 extras.label.1
             );
+            // Not a warning: whether there are any it may not ask, and few clusters have some.
             let news = News {
-                warning: true,
+                warning: false,
                 reason: "ExtraResourcesLeft",
                 message: &message,
             };

@@ -24,15 +24,10 @@ pub(super) async fn delete(
     let of_cluster = ListParams::default().labels(&selector);
     let mut refused = Vec::new();
     for kind in extras.kinds {
-        let is_failed = |error: kube::Error| {
-            tracing::debug!(%cluster, kind = kind.kind, %error, "extra resources not deleted");
-            let message = format!("deleting the {} of the cluster failed", kind.plural);
-            Failure::new("ExtraResources", Class::Transient, message)
-        };
-        if !may_delete(client, kind, &cluster.namespace)
+        let may_delete = may_delete(client, kind, &cluster.namespace)
             .await
-            .map_err(is_failed)?
-        {
+            .map_err(|error| failed("asking for the right to delete", kind, cluster, &error))?;
+        if !may_delete {
             refused.push(kind.plural);
             continue;
         }
@@ -47,10 +42,21 @@ pub(super) async fn delete(
             Err(kube::Error::Api(status)) if status.code == 403 => refused.push(kind.plural),
             // Nobody can have made any.
             Err(kube::Error::Api(status)) if status.code == 404 => {}
-            Err(error) => return Err(is_failed(error)),
+            Err(error) => return Err(failed("deleting", kind, cluster, &error)),
         }
     }
     Ok(refused)
+}
+
+fn failed(doing: &str, kind: &ChildKind, cluster: &ObjectName, error: &kube::Error) -> Failure {
+    tracing::warn!(%cluster, kind = kind.kind, %error, "{doing} extra resources failed");
+    // What is not the server's answer is about the connection, and the log's.
+    let why = match error {
+        kube::Error::Api(status) => format!(": {}", status.message),
+        _ => String::new(),
+    };
+    let message = format!("{doing} the {} of the cluster failed{why}", kind.plural);
+    Failure::new("ExtraResources", Class::Transient, message)
 }
 
 /// Whether this program has the right to delete them, says the server.

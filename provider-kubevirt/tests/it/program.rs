@@ -4,7 +4,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-fn output(arguments: &[&str]) -> String {
+pub(crate) fn output(arguments: &[&str]) -> String {
     let program = env!("CARGO_BIN_EXE_provider-kubevirt");
     let output = Command::new(program).args(arguments).output().unwrap();
     let errors = String::from_utf8_lossy(&output.stderr);

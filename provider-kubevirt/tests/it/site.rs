@@ -293,21 +293,30 @@ impl Site {
 
 /// Makes the provider a tenant of a namespace, with the rights that `tenant` gives it and no others.
 pub(crate) async fn admit(infra: &ApiServer, namespace: &str) {
-    let administrator = infra.client("administrator");
-    let params = PatchParams::apply("administrator");
     for object in tenant::manifests(namespace) {
-        let version = object["apiVersion"].as_str().unwrap();
-        let (group, version) = version.split_once('/').unwrap_or(("", version));
-        let kind = GroupVersionKind::gvk(group, version, object["kind"].as_str().unwrap());
-        let resource = ApiResource::from_gvk(&kind);
-        let api: Api<DynamicObject> = match object["kind"] == "Namespace" {
-            true => Api::all_with(administrator.clone(), &resource),
-            false => Api::namespaced_with(administrator.clone(), namespace, &resource),
-        };
-        let name = object["metadata"]["name"].as_str().unwrap();
-        let applied = api.patch(name, &params, &Patch::Apply(&object)).await;
-        applied.unwrap();
+        let mut object = object;
+        if object["kind"] != "Namespace" {
+            object["metadata"]["namespace"] = namespace.into();
+        }
+        apply(infra, &object).await;
     }
+}
+
+/// Applies an object as an administrator does.
+pub(crate) async fn apply(server: &ApiServer, object: &Value) {
+    let version = object["apiVersion"].as_str().unwrap();
+    let (group, version) = version.split_once('/').unwrap_or(("", version));
+    let kind = GroupVersionKind::gvk(group, version, object["kind"].as_str().unwrap());
+    let resource = ApiResource::from_gvk(&kind);
+    let administrator = server.client("administrator");
+    let api: Api<DynamicObject> = match object["metadata"]["namespace"].as_str() {
+        None => Api::all_with(administrator, &resource),
+        Some(namespace) => Api::namespaced_with(administrator, namespace, &resource),
+    };
+    let name = object["metadata"]["name"].as_str().unwrap();
+    let params = PatchParams::apply("administrator");
+    let applied = api.patch(name, &params, &Patch::Apply(object)).await;
+    applied.unwrap();
 }
 
 /// A client of the infra cluster with a tenant's rights.

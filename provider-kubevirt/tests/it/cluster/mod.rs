@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use self::world::{World, is_provisioned, seconds};
+use self::world::{NS, World, is_provisioned, seconds};
+use crate::program::output;
 
 const MARK: &str = "/metadata/annotations/capi-rs.dev~1mark";
 const LOAD_BALANCER: &str =
@@ -79,8 +80,7 @@ async fn capk_64_a_load_balancer_is_waited_for_and_its_address_used_at_once() {
     assert_eq!(condition["reason"], "WaitingForLoadBalancer", "{condition}");
     let hostname = json!({"loadBalancer": {"ingress": [{"hostname": "lb.example"}]}});
     let service = world.infra.client("script");
-    let api: kube::Api<k8s_openapi::api::core::v1::Service> =
-        kube::Api::namespaced(service, world::NS);
+    let api: kube::Api<k8s_openapi::api::core::v1::Service> = kube::Api::namespaced(service, NS);
     let patch = kube::api::Patch::Merge(json!({"status": hostname}));
     api.patch_status("c-lb", &kube::api::PatchParams::default(), &patch)
         .await
@@ -448,6 +448,38 @@ async fn extra_resources_go_with_their_cluster() {
     left.retain(|name| *name != "kube-root-ca.crt");
     left.sort_unstable();
     assert_eq!(left, ["anothers", "plain"]);
+}
+
+/// As it is usually installed, the provider may not delete them: it says so, and does not try.
+#[tokio::test(start_paused = true)]
+async fn extra_resources_that_may_not_be_deleted_are_told_and_left() {
+    let world = World::installed(&output(&["manifests"])).await;
+    let labels = json!({"cluster.x-k8s.io/cluster-name": "c",
+        "capk.cluster.x-k8s.io/template-kind": "extra-resource"});
+    world
+        .create_beside(json!({"apiVersion": "v1", "kind": "ConfigMap",
+            "metadata": {"name": "ours", "labels": labels}}))
+        .await;
+    world.create_cluster(json!({})).await;
+    world.until_provisioned().await;
+    world.delete_cluster().await;
+    world.until("gone", |w| w.cluster().is_none()).await;
+    assert!(world.management.object("configmaps", NS, "ours").is_some());
+    let told = |w: &World| {
+        let events = w.management.objects("events");
+        let told = events
+            .iter()
+            .find(|one| one["reason"] == "ExtraResourcesLeft");
+        told.map(ToString::to_string)
+    };
+    world.until("told", |w| told(w).is_some()).await;
+    let note = told(&world).unwrap();
+    assert!(
+        note.contains("configmaps") && note.contains("--extra-resources"),
+        "{note}"
+    );
+    let refused = world.management.audit().select(|record| record.code == 403);
+    assert_eq!(refused.len(), 0, "{refused:#?}");
 }
 
 /// Defect 4: an infra cluster that is gone for good is given up by an annotation, and by nothing else.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use capi_contract::InfraCluster;
 use capi_core::{Clock, Options, Provider};
-use capi_testkit::apiserver::{ApiServer, AuditRecord, Authorization};
+use capi_testkit::apiserver::{ApiServer, AuditRecord, Authorization, User};
 use capi_testkit::crds;
 use futures::StreamExt;
 use kube::Client;
@@ -23,7 +23,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
 use crate::record::recorded;
-use crate::site::{admit, tenant_of};
+use crate::site::{admit, apply, tenant_of};
 
 pub(crate) const PROVIDER: &str = "provider";
 pub(crate) const NS: &str = "default";
@@ -46,6 +46,8 @@ pub(crate) fn infra() -> ApiServer {
 
 pub(crate) struct World {
     pub(crate) management: ApiServer,
+    /// Who the provider is for the management cluster: an administrator, or a service account.
+    account: Option<User>,
     pub(crate) infra: ApiServer,
     clock: Clock,
     /// Whether the infra cluster has a load balancer that answers.
@@ -64,7 +66,11 @@ impl World {
 
     /// A management cluster before an infra cluster that is there already; the engine does not run.
     pub(crate) async fn beside(infra: ApiServer, seed: u64) -> Self {
-        let management = ApiServer::builder().epoch(epoch()).seed(seed).build();
+        let management = ApiServer::builder()
+            .epoch(epoch())
+            .seed(seed)
+            .authorization(Authorization::Rbac)
+            .build();
         let surroundings = ["clusters.cluster.x-k8s.io", "machines.cluster.x-k8s.io"];
         management
             .install_crds(surroundings.map(|name| crds::named(name).unwrap()))
@@ -75,6 +81,7 @@ impl World {
         let controllers = tokio::spawn(serve(infra.client("controllers"), Arc::clone(&balances)));
         Self {
             management,
+            account: None,
             infra,
             clock: Clock::tokio(epoch()),
             balances,
@@ -83,10 +90,33 @@ impl World {
         }
     }
 
+    /// With the engine running under the rights that these manifests give it in the management cluster.
+    pub(crate) async fn installed(manifests: &str) -> Self {
+        let mut world = Self::beside(infra(), 2).await;
+        let all: Vec<Value> = serde_saphyr::from_multiple(manifests).unwrap();
+        let has_rights = |object: &&Value| {
+            let kind = object["kind"].as_str().unwrap();
+            kind == "Namespace" || kind == "ServiceAccount" || kind.contains("Role")
+        };
+        for object in all.iter().filter(has_rights) {
+            apply(&world.management, object).await;
+        }
+        let account = all.iter().find(|one| one["kind"] == "ServiceAccount");
+        let meta = &account.unwrap()["metadata"];
+        let of = |field: &str| meta[field].as_str().unwrap();
+        world.account = Some(User::service_account(of("namespace"), of("name")));
+        world.start();
+        world
+    }
+
     pub(crate) fn start(&mut self) {
         self.stop();
-        let (management, infra) = (self.management.client(PROVIDER), tenant_of(&self.infra, NS));
-        self.running = Some(tokio::spawn(self.provide(management, infra, Clusters)));
+        let management = match &self.account {
+            Some(account) => self.management.client_as(PROVIDER, account),
+            None => self.management.client(PROVIDER),
+        };
+        let provider = self.provide(management, tenant_of(&self.infra, NS), Clusters);
+        self.running = Some(tokio::spawn(provider));
     }
 
     /// The provider with these clusters, which reaches its API servers through these clients.
