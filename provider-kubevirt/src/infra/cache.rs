@@ -49,6 +49,8 @@ struct Inner<K> {
     answers: HashMap<Key, (Instant, Answer<K>)>,
     /// The objects whose deletion was asked for.
     endings: HashMap<Key, Ending<K>>,
+    /// When what has aged was last thrown away.
+    swept: Instant,
 }
 
 /// An object whose deletion was asked for.
@@ -118,11 +120,25 @@ impl<K> Default for Cache<K> {
             spaces: HashMap::new(),
             answers: HashMap::new(),
             endings: HashMap::new(),
+            swept: Instant::now(),
         };
         Self {
             inner: RwLock::new(inner),
             news: Notify::new(),
         }
+    }
+}
+
+impl<K> Inner<K> {
+    /// Throws away what has aged, now and then: what is called for each object must not walk over all
+    /// of them.
+    fn sweep(&mut self) {
+        if self.swept.elapsed() < ANSWER_FOR {
+            return;
+        }
+        self.swept = Instant::now();
+        self.endings.retain(|_, ending| !ending.is_over());
+        self.answers.retain(|_, (at, _)| at.elapsed() < ANSWER_FOR);
     }
 }
 
@@ -217,9 +233,7 @@ impl<K: Resource> Cache<K> {
     pub(crate) fn deleting(&self, namespace: &str, name: &str, uid: &str) {
         let key = (namespace.to_owned(), name.to_owned());
         let mut inner = self.inner.write();
-        if inner.endings.len() >= ENDINGS_MAX {
-            inner.endings.retain(|_, ending| !ending.is_over());
-        }
+        inner.sweep();
         if inner.endings.len() < ENDINGS_MAX {
             let uid = uid.to_owned();
             inner.endings.insert(key, Ending { uid, ended: None });
@@ -253,9 +267,7 @@ impl<K: Resource> Cache<K> {
 
     fn note(&self, key: Key, answer: Answer<K>) {
         let mut inner = self.inner.write();
-        if inner.answers.len() >= ANSWERS_MAX {
-            inner.answers.retain(|_, (at, _)| at.elapsed() < ANSWER_FOR);
-        }
+        inner.sweep();
         if inner.answers.len() < ANSWERS_MAX {
             inner.answers.insert(key, (Instant::now(), answer));
         }
@@ -312,6 +324,7 @@ impl<K: Resource> Cache<K> {
     pub(crate) fn applied(&self, namespace: &str, object: K) -> Arc<K> {
         let object = Arc::new(object);
         let mut inner = self.inner.write();
+        inner.sweep();
         let space = inner.spaces.entry(namespace.to_owned()).or_default();
         space.watched = Watched::Live;
         space.newest = space.newest.max(version(object.as_ref()));
@@ -487,6 +500,22 @@ mod tests {
         stranger.deleting("ns", "a", "a");
         stranger.deleted("ns", another);
         assert!(stranger.ended("ns", "a").is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_has_aged_does_not_stay_in_memory() {
+        let cache = live(&[vm("a", 1), vm("b", 2)]);
+        cache.answered(vm("b", 3));
+        cache.deleting("ns", "a", "a");
+        cache.deleted("ns", vm("a", 4));
+        let kept = || {
+            let inner = cache.inner.read();
+            (inner.answers.len(), inner.endings.len())
+        };
+        assert_eq!(kept(), (1, 1));
+        tokio::time::advance(ENDED_FOR).await;
+        cache.applied("ns", vm("b", 5));
+        assert_eq!(kept(), (0, 0));
     }
 
     #[tokio::test(start_paused = true)]

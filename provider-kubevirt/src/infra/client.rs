@@ -21,6 +21,27 @@ const MANAGER: &str = "capi-rs-kubevirt";
 /// of its VM has the same labels.
 const FOUND_MAX: u32 = 16;
 
+/// A kind whose objects live in a namespace.
+pub trait Namespaced:
+    Resource<DynamicType = (), Scope = NamespaceResourceScope>
+    + DeserializeOwned
+    + Clone
+    + fmt::Debug
+    + Send
+    + 'static
+{
+}
+
+impl<K> Namespaced for K where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + DeserializeOwned
+        + Clone
+        + fmt::Debug
+        + Send
+        + 'static
+{
+}
+
 /// A client for the infra cluster. Nothing is repeated behind the caller's back: a request is sent
 /// once, and its answer is the caller's to understand.
 #[derive(Clone)]
@@ -86,10 +107,7 @@ impl Infra {
         &self.client
     }
 
-    fn api<K>(&self, namespace: &str) -> Api<K>
-    where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
-    {
+    fn api<K: Namespaced>(&self, namespace: &str) -> Api<K> {
         Api::namespaced(self.client.clone(), namespace)
     }
 
@@ -98,13 +116,11 @@ impl Infra {
     /// # Errors
     ///
     /// If the server does not say. That it does not know the kind says nothing of the object.
-    pub async fn get<K>(&self, namespace: &str, name: &str) -> Result<Option<K>, InfraError>
-    where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-            + DeserializeOwned
-            + Clone
-            + fmt::Debug,
-    {
+    pub async fn get<K: Namespaced>(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<K>, InfraError> {
         match self.api::<K>(namespace).get(name).await {
             Ok(found) => Ok(Some(found)),
             Err(error) => {
@@ -123,13 +139,11 @@ impl Infra {
     /// # Errors
     ///
     /// If the server does not say.
-    pub async fn list<K>(&self, namespace: &str, selector: &str) -> Result<Vec<K>, InfraError>
-    where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-            + DeserializeOwned
-            + Clone
-            + fmt::Debug,
-    {
+    pub async fn list<K: Namespaced>(
+        &self,
+        namespace: &str,
+        selector: &str,
+    ) -> Result<Vec<K>, InfraError> {
         let params = ListParams::default().labels(selector).limit(FOUND_MAX);
         let listed = self.api::<K>(namespace).list(&params).await;
         let listed = listed
@@ -142,15 +156,12 @@ impl Infra {
     /// # Errors
     ///
     /// Of class `Conflict` if the name is taken.
-    pub async fn create<K>(
+    pub async fn create<K: Namespaced>(
         &self,
         namespace: &str,
         name: &str,
         object: &Value,
-    ) -> Result<K, InfraError>
-    where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + DeserializeOwned,
-    {
+    ) -> Result<K, InfraError> {
         let failed = |error| InfraError::new(attempt::<K>("create", namespace, name), error);
         let body = serde_json::to_vec(object).map_err(kube::Error::SerdeError);
         let request = Request::new(K::url_path(&(), Some(namespace)));
@@ -172,19 +183,13 @@ impl Infra {
     /// # Errors
     ///
     /// Of class `Conflict` if it is another, or in another state.
-    pub async fn change<K>(
+    pub async fn change<K: Namespaced>(
         &self,
         namespace: &str,
         name: &str,
         version: &Version,
         mut patch: Value,
-    ) -> Result<K, InfraError>
-    where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-            + DeserializeOwned
-            + Clone
-            + fmt::Debug,
-    {
+    ) -> Result<K, InfraError> {
         patch["metadata"]["uid"] = Value::from(version.uid.clone());
         if let Some(at) = &version.resource_version {
             patch["metadata"]["resourceVersion"] = Value::from(at.clone());
@@ -206,19 +211,13 @@ impl Infra {
     /// # Errors
     ///
     /// Of class `Conflict` if it is another. That it is gone already is no error.
-    pub async fn delete<K>(
+    pub async fn delete<K: Namespaced>(
         &self,
         namespace: &str,
         name: &str,
         version: &Version,
         deletion: Deletion,
-    ) -> Result<Option<K>, InfraError>
-    where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-            + DeserializeOwned
-            + Clone
-            + fmt::Debug,
-    {
+    ) -> Result<Option<K>, InfraError> {
         let policy = match deletion {
             Deletion::Foreground => PropagationPolicy::Foreground,
             Deletion::Background => PropagationPolicy::Background,
@@ -270,13 +269,11 @@ impl Infra {
         self.meta::<PersistentVolumeClaim>(namespace, name).await
     }
 
-    async fn meta<K>(&self, namespace: &str, name: &str) -> Result<Option<ObjectMeta>, InfraError>
-    where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-            + DeserializeOwned
-            + Clone
-            + fmt::Debug,
-    {
+    async fn meta<K: Namespaced>(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<ObjectMeta>, InfraError> {
         match self.api::<K>(namespace).get_metadata(name).await {
             Ok(found) => Ok(Some(found.metadata)),
             Err(error) => {

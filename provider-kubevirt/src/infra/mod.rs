@@ -15,7 +15,7 @@ mod view;
 mod watch;
 
 pub use cache::{Cache, Watched};
-pub use client::{Deletion, Infra, Version};
+pub use client::{Deletion, Infra, Namespaced, Version};
 pub use error::InfraError;
 pub use view::{
     ConditionView, DataVolumeStatus, DataVolumeView, IngressView, InstanceSpec, InstanceStatus,

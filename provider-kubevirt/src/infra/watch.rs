@@ -1,6 +1,5 @@
 //! One watch per kind and namespace, kept up for as long as the session lives.
 
-use std::fmt;
 use std::pin::pin;
 use std::time::Duration;
 
@@ -8,12 +7,11 @@ use capi_contract::view::CLUSTER_NAME_LABEL;
 use capi_contract::{Mark, ObjectName};
 use futures::StreamExt;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::core::NamespaceResourceScope;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, Resource};
-use serde::de::DeserializeOwned;
 
 use super::cache::Cache;
+use super::client::Namespaced;
 use crate::api::{MACHINE_NAME_LABEL, MACHINE_NAMESPACE_LABEL, MARK_ANNOTATION};
 
 /// Delays between tries of a broken watch: a server that restarts is back within seconds, and one that
@@ -64,20 +62,13 @@ impl<K: Resource> Drop for Upkeep<'_, K> {
 }
 
 /// Keeps one kind in one namespace up to date for ever, and tells of each change.
-pub(crate) async fn follow<K>(
+pub(crate) async fn follow<K: Namespaced>(
     client: &Client,
     namespace: &str,
     selector: &str,
     cache: &Cache<K>,
     changed: impl Fn(&K),
-) where
-    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-        + Clone
-        + DeserializeOwned
-        + fmt::Debug
-        + Send
-        + 'static,
-{
+) {
     let upkeep = Upkeep { cache, namespace };
     let api: Api<K> = Api::namespaced(client.clone(), namespace);
     let config = watcher::Config::default().labels(selector);

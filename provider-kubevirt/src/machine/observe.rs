@@ -11,7 +11,8 @@ use super::error::MachineError;
 use super::plan::SOON;
 use crate::api::MARK_ANNOTATION;
 use crate::infra::{
-    Cache, DataVolumeView, Infra, InstanceView, MigrationView, Version, VmView, Watched, mark_in,
+    Cache, DataVolumeView, Infra, InstanceView, MigrationView, Namespaced, Version, VmView,
+    Watched, mark_in,
 };
 use crate::login::{Answer, Target};
 use crate::session::{Kind, SecretNote, Session};
@@ -199,13 +200,11 @@ impl Look<'_> {
     }
 
     /// Asks the server for an object of this machine's namespace.
-    async fn ask<K>(&self, cache: &Cache<K>, name: &str) -> Result<Option<Arc<K>>, MachineError>
-    where
-        K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>
-            + serde::de::DeserializeOwned
-            + Clone
-            + std::fmt::Debug,
-    {
+    async fn ask<K: Namespaced>(
+        &self,
+        cache: &Cache<K>,
+        name: &str,
+    ) -> Result<Option<Arc<K>>, MachineError> {
         let namespace = &self.claim.namespace;
         let found = self.infra().get::<K>(namespace, name).await?;
         if found.is_none() {
@@ -216,18 +215,12 @@ impl Look<'_> {
 
     /// What the watch knows of an object beside the VM. Nothing is done because of its absence, so
     /// the server is asked only where nobody watches.
-    async fn beside<K>(
+    async fn beside<K: Namespaced>(
         &self,
         kind: Kind,
         cache: &Cache<K>,
         name: &str,
-    ) -> Result<Option<Arc<K>>, MachineError>
-    where
-        K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>
-            + serde::de::DeserializeOwned
-            + Clone
-            + std::fmt::Debug,
-    {
+    ) -> Result<Option<Arc<K>>, MachineError> {
         let namespace = &self.claim.namespace;
         self.on.first_list(kind, cache, namespace).await;
         match cache.get(namespace, name) {
@@ -342,18 +335,12 @@ impl Look<'_> {
     }
 
     /// Asks for what may be left, unless the watch has told of its end.
-    async fn left<K>(
+    async fn left<K: Namespaced>(
         &self,
         kind: RemainKind,
         cache: &Cache<K>,
         name: &str,
-    ) -> Result<Option<Arc<K>>, MachineError>
-    where
-        K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>
-            + serde::de::DeserializeOwned
-            + Clone
-            + std::fmt::Debug,
-    {
+    ) -> Result<Option<Arc<K>>, MachineError> {
         let ended = cache.ended(&self.claim.namespace, name);
         match ended.and_then(|one| self.remain(kind, one.meta())) {
             Some(_) => Ok(None),
