@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::failure::Failure;
@@ -23,8 +24,8 @@ pub struct Request {
     pub namespace: String,
     /// The answer's code.
     pub code: u64,
-    /// When it came, RFC 3339 in UTC.
-    pub at: String,
+    /// When it came.
+    pub at: Timestamp,
     /// What followed the question mark: field manager, dry run.
     pub query: String,
     /// What was sent, as far as it was noted: by the managers of Cluster API to infrastructure.
@@ -49,7 +50,7 @@ pub fn requests(site: &Site, user: &str) -> Result<Vec<Request>, Failure> {
         }
         let record: Value = serde_json::from_str(line)?;
         if record["user"]["username"] == user {
-            found.push(request(&record));
+            found.push(request(&record)?);
         }
     }
     Ok(found)
@@ -61,14 +62,14 @@ pub fn account(namespace: &str, name: &str) -> String {
     format!("system:serviceaccount:{namespace}:{name}")
 }
 
-fn request(record: &Value) -> Request {
+fn request(record: &Value) -> Result<Request, Failure> {
     let word = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let object = &record["objectRef"];
     let resource = match object["subresource"].as_str() {
         Some(below) => format!("{}/{below}", word(&object["resource"])),
         None => word(&object["resource"]),
     };
-    Request {
+    Ok(Request {
         verb: word(&record["verb"]),
         group: word(&object["apiGroup"]),
         resource,
@@ -77,12 +78,12 @@ fn request(record: &Value) -> Request {
         code: record["responseStatus"]["code"]
             .as_u64()
             .unwrap_or_default(),
-        at: word(&record["requestReceivedTimestamp"]),
+        at: word(&record["requestReceivedTimestamp"]).parse()?,
         query: word(&record["requestURI"])
             .split_once('?')
             .map_or_else(String::new, |(_, query)| query.to_owned()),
         body: record["requestObject"].clone(),
-    }
+    })
 }
 
 /// Requests that were forbidden, and lists or watches of Secrets: a provider makes none of them.
@@ -190,7 +191,7 @@ mod tests {
     fn a_tally_leaves_out_what_no_machine_costs() {
         let request = |verb: &str, resource: &str| {
             let record = serde_json::from_str(&line("u", verb, resource, 200));
-            request(&record.expect("a record"))
+            request(&record.expect("a record")).expect("a request")
         };
         let all = [
             ("patch", "machines"),

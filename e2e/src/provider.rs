@@ -273,7 +273,9 @@ impl Program {
 fn build() -> Result<PathBuf, ProviderError> {
     // Of the whole workspace, whose dependencies are there already: of one package they would be
     // built again with fewer features.
-    run(Command::new(env!("CARGO")).args(["build", "--workspace", "--bins"]))?;
+    // The cargo that runs this, or the one of the path: another would not know the toolchain.
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    run(Command::new(cargo).args(["build", "--workspace", "--bins"]))?;
     folder()
 }
 

@@ -219,7 +219,7 @@ impl Side {
                 (request.at, write)
             }));
         }
-        writes.sort_by(|one, other| one.0.cmp(&other.0));
+        writes.sort_by_key(|(at, _)| *at);
         Ok(writes.into_iter().map(|(_, write)| write).collect())
     }
 
