@@ -27,7 +27,7 @@
 //! | `clusterctl` | an unmodified `clusterctl`: init, generate of every flavor, describe, move to a second management cluster in the middle of provisioning and back, upgrade, delete, with the provider killed ten times |
 //! | `clusterctl_kubevirt` | the same for the KubeVirt provider, whose credentials move along |
 //! | `strict` | objects written for KubeVirt and its image importer decode by their published Go types, without an unknown field |
-//! | `templates` | the flavors that the providers ship apply to a real API server with their webhooks, and are stored as they are written; what is refused is told in the server's words |
+//! | `templates` | the flavors that the providers ship apply to a real API server with their webhooks, and are stored as they are written; what is refused is told in the server's words; machines of KubeVirt's are built where that is in the management cluster |
 //! | `requests` | what a hundred machines cost a real API server, counted from its audit log, beside the Go provider's figures; with the binary of a release, a day under the rights of its manifests |
 //! | `core` | the simulator of Cluster API against the real one: the same day in both, and the same writes to the provider's objects, or listed with a reason in `differences.txt` |
 //! | `topology` | the class that the Proxmox provider ships, under the real topology controller: created, changed, rebased, upgraded, deleted; infrastructure that somebody else manages |

@@ -82,6 +82,7 @@ pub struct Program {
     account: String,
     environment: Vec<(String, String)>,
     arguments: Vec<String>,
+    of_manifests: Vec<String>,
     is_often_killed: bool,
 }
 
@@ -118,6 +119,7 @@ impl Program {
             account: account.to_owned(),
             environment: Vec::new(),
             arguments: Vec::new(),
+            of_manifests: Vec::new(),
             is_often_killed: true,
         })
     }
@@ -154,6 +156,13 @@ impl Program {
     #[must_use]
     pub fn argument(mut self, argument: impl Into<String>) -> Self {
         self.arguments.push(argument.into());
+        self
+    }
+
+    /// Adds an argument of `manifests`, as they are installed.
+    #[must_use]
+    pub fn of_manifests(mut self, argument: impl Into<String>) -> Self {
+        self.of_manifests.push(argument.into());
         self
     }
 
@@ -195,7 +204,8 @@ impl Program {
             port,
             authority: management.authority.clone(),
         };
-        let all: Vec<Value> = serde_saphyr::from_multiple(&self.manifests(&[])?)
+        let asked: Vec<_> = self.of_manifests.iter().map(String::as_str).collect();
+        let all: Vec<Value> = serde_saphyr::from_multiple(&self.manifests(&asked)?)
             .map_err(|error| ProviderError::Manifests(self.name.clone(), Box::new(error)))?;
         let kept = all.into_iter();
         Ok(kept

@@ -84,6 +84,61 @@ pub fn templates(folder: &Path) -> Result<Vec<PathBuf>, Failure> {
     Ok(found)
 }
 
+/// What clusterctl makes of a template for a cluster of this name: the text, and the objects in it. A
+/// ClusterClass that its Cluster names, and that lies beside it, comes first, as with the flavors of a
+/// provider. Variables without default that nobody gave are made up.
+///
+/// # Errors
+///
+/// As [`Clusterctl::run`], which refuses what is no template.
+pub fn filled(
+    clusterctl: &Clusterctl,
+    template: &Path,
+    cluster: &str,
+    namespace: &str,
+) -> Result<(String, Vec<Value>), ClusterctlError> {
+    let (own, objects) = rendered(clusterctl, template, cluster, namespace)?;
+    let (mut text, mut all) = (String::new(), Vec::new());
+    for class in classes(&objects) {
+        let path = template.with_file_name(format!("clusterclass-{class}.yaml"));
+        if path.exists() {
+            let (class, objects) = rendered(clusterctl, &path, cluster, namespace)?;
+            text += &format!("{class}\n---\n");
+            all.extend(objects);
+        }
+    }
+    all.extend(objects);
+    Ok((text + &own, all))
+}
+
+fn rendered(
+    clusterctl: &Clusterctl,
+    template: &Path,
+    cluster: &str,
+    namespace: &str,
+) -> Result<(String, Vec<Value>), ClusterctlError> {
+    let from = template.display().to_string();
+    let arguments = [
+        &["generate", "cluster", cluster, "--from", &from][..],
+        &["--target-namespace", namespace],
+        &["--kubernetes-version", VERSION],
+        &["--control-plane-machine-count", "3"],
+        &["--worker-machine-count", "2"],
+    ]
+    .concat();
+    let mut clusterctl = clusterctl.clone();
+    let listed = clusterctl.run(&[&arguments[..], &["--list-variables"]].concat())?;
+    for name in needed(&listed) {
+        if std::env::var_os(name).is_none() && !clusterctl.has(name) {
+            clusterctl.set(name, made_up(name));
+        }
+    }
+    let text = clusterctl.run(&arguments)?;
+    let objects = serde_saphyr::from_multiple(&text)
+        .map_err(|error| ClusterctlError::Components(template.to_owned(), Box::new(error)))?;
+    Ok((text, objects))
+}
+
 /// What became of a template.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Verdict {
@@ -207,7 +262,7 @@ impl Bench {
             file: name_of(template).to_owned(),
             ..Verdict::default()
         };
-        let (text, objects) = match self.rendered_with_classes(template, &namespace) {
+        let (text, objects) = match filled(&self.clusterctl, template, &namespace, &namespace) {
             Ok(rendered) => rendered,
             Err(ClusterctlError::Failed { output, .. }) => {
                 verdict.faults = output.lines().map(str::to_owned).collect();
@@ -233,53 +288,6 @@ impl Bench {
         let arguments = ["delete", "--wait=false"];
         verdict.hear(&self.kubectl(&arguments, &home.to_string())?);
         Ok(verdict)
-    }
-
-    /// What clusterctl makes of a template, the classes that it names first: the text and what it holds.
-    fn rendered_with_classes(
-        &self,
-        template: &Path,
-        namespace: &str,
-    ) -> Result<(String, Vec<Value>), ClusterctlError> {
-        let (own, objects) = self.rendered(template, namespace)?;
-        let (mut text, mut all) = (String::new(), Vec::new());
-        for class in classes(&objects) {
-            let path = template.with_file_name(format!("clusterclass-{class}.yaml"));
-            if path.exists() {
-                let (class, objects) = self.rendered(&path, namespace)?;
-                text += &format!("{class}\n---\n");
-                all.extend(objects);
-            }
-        }
-        all.extend(objects);
-        Ok((text + &own, all))
-    }
-
-    fn rendered(
-        &self,
-        template: &Path,
-        namespace: &str,
-    ) -> Result<(String, Vec<Value>), ClusterctlError> {
-        let from = template.display().to_string();
-        let arguments = [
-            &["generate", "cluster", namespace, "--from", &from][..],
-            &["--target-namespace", namespace],
-            &["--kubernetes-version", VERSION],
-            &["--control-plane-machine-count", "3"],
-            &["--worker-machine-count", "2"],
-        ]
-        .concat();
-        let mut clusterctl = self.clusterctl.clone();
-        let listed = clusterctl.run(&[&arguments[..], &["--list-variables"]].concat())?;
-        for name in needed(&listed) {
-            if std::env::var_os(name).is_none() && !clusterctl.has(name) {
-                clusterctl.set(name, made_up(name));
-            }
-        }
-        let text = clusterctl.run(&arguments)?;
-        let objects = serde_saphyr::from_multiple(&text)
-            .map_err(|error| ClusterctlError::Components(template.to_owned(), Box::new(error)))?;
-        Ok((text, objects))
     }
 
     fn is_own(&self, object: &Value) -> bool {
