@@ -1,6 +1,8 @@
 //! Plays KubeVirt on an API server of its own or on a given one, until it is interrupted.
 
+use std::fs::Permissions;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -13,6 +15,7 @@ use kube::{Client, Config};
 use kubevirt_sim::{
     Builder, Delays, GoldenSpec, Guests, NodeSpec, Platform, Rates, StorageSpec, install,
 };
+use tokio::io::AsyncWriteExt;
 
 /// A simulated KubeVirt: controllers that play on an API server.
 #[derive(Debug, Parser)]
@@ -131,7 +134,17 @@ async fn on_own(builder: Builder, arguments: &Arguments) -> Result<(Platform, Tl
     let platform = builder.build_in(&server).await?;
     let face = server.serve_tls(arguments.listen).await?;
     let kubeconfig = face.kubeconfig("admin", &["system:masters"])?;
-    tokio::fs::write(&arguments.kubeconfig_out, kubeconfig).await?;
+    // With all rights: its owner's alone, whatever the file was before.
+    let mut file = tokio::fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&arguments.kubeconfig_out)
+        .await?;
+    file.set_permissions(Permissions::from_mode(0o600)).await?;
+    file.write_all(kubeconfig.as_bytes()).await?;
+    file.flush().await?;
     Ok((platform, face))
 }
 

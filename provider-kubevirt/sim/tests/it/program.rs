@@ -1,5 +1,7 @@
 //! The program, as people start it.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -19,6 +21,10 @@ async fn the_program_serves_a_cluster_in_which_machines_run() {
     let folder = std::env::temp_dir().join(format!("kubevirt-sim-{}", std::process::id()));
     std::fs::create_dir_all(&folder).expect("a folder");
     let kubeconfig = folder.join("kubeconfig");
+    // Open to all, as an earlier version may have left it.
+    std::fs::write(&kubeconfig, "").expect("a file");
+    let open = Permissions::from_mode(0o644);
+    std::fs::set_permissions(&kubeconfig, open).expect("permissions");
     let mut program = Command::new(env!("CARGO_BIN_EXE_kubevirt-sim"))
         .args(["--no-delays", "--speed", "100", "--kubeconfig-out"])
         .arg(&kubeconfig)
@@ -64,6 +70,11 @@ async fn the_program_serves_a_cluster_in_which_machines_run() {
     });
     let told = told.await;
     program.kill().await.expect("the program ends");
+    let mode = std::fs::metadata(&kubeconfig)
+        .expect("a file")
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o777, 0o600, "it gives all rights");
     std::fs::remove_dir_all(&folder).expect("the folder goes");
     assert_eq!(told.expect("in time"), "Running");
 }
