@@ -423,6 +423,7 @@ mod tests {
             .iter()
             .find(|f| f.subject == "rights")
             .unwrap();
+        assert_eq!(rights.health, Health::Bad);
         assert!(rights.detail.contains("create services"));
         assert!(rights.fix.as_ref().unwrap().contains("tenant tenant-a"));
         assert_eq!(health(&answers, "kubevirt.io"), Health::Bad);

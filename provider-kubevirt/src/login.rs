@@ -408,6 +408,9 @@ mod tests {
     #[case::host_keys_of_its_own("#cloud-config\nssh_keys: {rsa_private: x}\n")]
     #[case::users_on_a_line("#cloud-config\nusers: [default]\n")]
     #[case::no_yaml("#cloud-config\n{{ x }}: [\n")]
+    #[case::all_on_a_line("#cloud-config\n{runcmd: [a]}\n")]
+    #[case::a_document_that_ends("#cloud-config\nruncmd: [a]\n...\n")]
+    #[case::a_user_of_that_name("#cloud-config\nusers:\n- name: capk\n")]
     fn what_cannot_be_added_to_is_left_alone(#[case] text: &str) {
         assert_eq!(admit(text.as_bytes(), &login()), None);
     }
@@ -553,7 +556,10 @@ mod tests {
         );
         // Whoever was being asked when the session was followed last, is asked again.
         run(&checks, &asked, &wakes, 5).await;
-        assert_eq!(asked.all.lock().len(), AT_ONCE);
+        let all = asked.all.lock();
+        let seconds: Vec<_> = all.iter().map(|(at, _)| (*at - begun).as_secs()).collect();
+        assert_eq!(seconds[..4], [29; 4]);
+        assert_eq!(seconds[4..], [30; AT_ONCE - 4]);
     }
 
     #[tokio::test(start_paused = true)]

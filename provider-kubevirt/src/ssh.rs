@@ -330,7 +330,61 @@ pub fn new_keys(
 
 #[cfg(test)]
 mod tests {
+    use capi_testkit::apiserver::ApiServer;
+    use kube::api::PostParams;
+    use russh::keys::ssh_key::certificate::{Builder, CertType};
+
     use super::*;
+
+    /// A certificate says who has signed it, and nobody is trusted with that.
+    #[tokio::test]
+    async fn a_guest_answers_with_its_own_key_and_no_certificate() {
+        use client::Handler as _;
+
+        let key = |seed| PrivateKey::from(Ed25519Keypair::from_seed(&[seed; 32]));
+        let (own, other) = (key(1), key(2));
+        let mut guest = Guest(own.public_key().clone());
+        let mut builder = Builder::new(
+            [7; 16],
+            own.public_key().key_data().clone(),
+            0,
+            u64::MAX >> 1,
+        )
+        .unwrap();
+        builder.cert_type(CertType::Host).unwrap();
+        builder.all_principals_valid().unwrap();
+        let certificate = builder.sign(&other).unwrap();
+        let certificate = PublicKeyOrCertificate::Certificate(certificate);
+        assert!(!guest.check_server_key(&certificate).await.unwrap());
+        for (private, is_taken) in [(&own, true), (&other, false)] {
+            let key = private.public_key().clone();
+            let shown = PublicKeyOrCertificate::PublicKey {
+                key,
+                hash_alg: None,
+            };
+            assert_eq!(guest.check_server_key(&shown).await.unwrap(), is_taken);
+        }
+    }
+
+    #[tokio::test]
+    async fn the_keys_of_so_many_clusters_are_kept() {
+        let server = ApiServer::new();
+        let name = |n: usize| ObjectName::new("default", format!("c-{n}-ssh-keys"));
+        let management = server.client("script");
+        let api = Api::<Secret>::namespaced(management.clone(), "default");
+        let mut secret = new_keys(&name(KEYS_MAX), &OwnerReference::default()).unwrap();
+        secret["metadata"]["ownerReferences"] = json!([]);
+        let secret = serde_json::from_value(secret).unwrap();
+        api.create(&PostParams::default(), &secret).await.unwrap();
+        let ssh = Ssh::new(management);
+        let known = ssh.keys(&name(KEYS_MAX)).await.unwrap();
+        ssh.keys.lock().clear();
+        for n in 0..KEYS_MAX {
+            ssh.keys.lock().insert(name(n), known.clone());
+        }
+        ssh.keys(&name(KEYS_MAX)).await.unwrap();
+        assert_eq!(ssh.keys.lock().len(), 1);
+    }
 
     #[test]
     fn the_file_says_success_and_nothing_else() {

@@ -410,6 +410,8 @@ mod tests {
         assert_eq!(seen(&cache, "a"), Some(7));
         tokio::time::advance(ANSWER_FOR).await;
         assert_eq!(seen(&cache, "a"), Some(5), "an answer ages");
+        cache.answered(vm("a", 4));
+        assert_eq!(seen(&cache, "a"), Some(5), "the watch is past it");
         cache.answered(vm("a", 7));
         cache.deleted("ns", vm("a", 8));
         assert_eq!(seen(&cache, "a"), None, "the watch knows of its end");
@@ -488,6 +490,11 @@ mod tests {
         let mut another = vm("a", 7);
         another.metadata.uid = Some("another".into());
         let (answered, applied, broken, stranger) = (ended(), ended(), ended(), live(&[]));
+        let listed = ended();
+        listed.begin("ns");
+        listed.listed("ns", another.clone());
+        listed.done("ns");
+        assert!(listed.ended("ns", "a").is_none());
         answered.answered(another.clone());
         assert!(answered.ended("ns", "a").is_none());
         applied.applied("ns", another.clone());

@@ -345,6 +345,33 @@ mod tests {
         assert_eq!(report.message, "of a disk");
     }
 
+    /// IM-05, IM-07: before it runs, a machine has its id and its place.
+    #[test]
+    fn im_05_a_vm_that_does_not_run_has_no_addresses() {
+        let mut scope = scope();
+        scope.failure_domain = Some("west".into());
+        scope.object.spec.provider_id = Some(String::new());
+        let told = |phase: &str| {
+            let status = json!({"phase": phase, "nodeName": "node-1"});
+            let look = seen(json!({}), Some(json!({"status": status})));
+            facts(&scope, &claim(), &look)
+        };
+        for (phase, running) in [("Scheduled", false), ("Running", true), ("Failed", false)] {
+            let facts = told(phase);
+            assert_eq!(facts.running, running, "{phase}");
+            assert_eq!(!facts.addresses.is_empty(), running, "{phase}");
+            assert_eq!(!facts.conditions.is_empty(), running, "{phase}");
+            let status = MachineStatus {
+                ready: running,
+                infra_node: Some("node-1".into()),
+            };
+            assert_eq!(facts.own, status);
+            assert_eq!(facts.provider_id.as_deref(), Some("kubevirt://m"));
+            assert_eq!(facts.failure_domain.as_deref(), Some("west"));
+            assert_eq!(facts.node, Some(NodeWish::provider_id().of("m")));
+        }
+    }
+
     /// Defect 7: nothing is dialled at an address, so IPv6 alone is enough.
     #[test]
     fn defect_7_a_machine_with_ipv6_alone_is_a_machine() {
@@ -378,10 +405,20 @@ mod tests {
         let both = json!([{"name": "default", "pod": {}}, {"name": "storage", "multus": {}}]);
         let pod = json!([{"name": "default", "ipAddress": "10.0.0.7"}, {"name": "storage"}]);
         assert_eq!(told(pod, both.clone()), ["10.0.0.7", "10.7.0.5"]);
-        assert!(told(json!([{"name": "storage"}]), both).is_empty());
+        assert!(told(json!([{"name": "storage"}]), both.clone()).is_empty());
         let reported = json!([{"name": "storage", "ipAddresses": ["10.7.0.5", "fd00::5"]}]);
         let alone = json!([{"name": "storage", "multus": {"networkName": "s"}}]);
         assert_eq!(told(reported, alone), ["10.7.0.5", "fd00::5"]);
+        scope.addresses.clear();
+        let told = |interfaces: Value| {
+            let look = json!({
+                "spec": {"networks": both}, "status": {"interfaces": interfaces},
+            });
+            facts(&scope, &claim(), &seen(json!({}), Some(look))).addresses
+        };
+        let pod = told(json!([{"name": "default", "ipAddress": "10.0.0.7"}]));
+        assert_eq!(pod.len(), 3, "a network without pools holds nothing back");
+        assert_eq!(told(json!([])), [], "no names without an address");
     }
 
     #[test]

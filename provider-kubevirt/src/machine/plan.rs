@@ -471,7 +471,9 @@ mod tests {
         let moving = with_migration(evicted("External", "True"), "Running");
         assert_eq!(next(&scope, &moving), "wait VMEvacuating");
         let stuck = with_migration(evicted("External", "True"), "Failed");
+        assert!(!wants_drain(&moving) && !wants_drain(&evicted("LiveMigrate", "False")));
         for look in [stuck, evicted("External", "False")] {
+            assert!(wants_drain(&look));
             assert_eq!(next(&scope, &look), "wait DrainingNode");
             for end in [Drained::Empty, Drained::TimedOut] {
                 let mut drained = scope.clone();
@@ -481,6 +483,24 @@ mod tests {
         }
         let over = with_migration(seen(json!({}), Some(json!({}))), "Succeeded");
         assert_eq!(next(&scope, &over), "MigrationDelete");
+    }
+
+    /// What ends already, or has to leave nothing, is neither moved nor is its Node emptied.
+    #[rstest]
+    #[case::nowhere(json!({"status": {"evacuationNodeName": ""}}), "settled")]
+    #[case::ended(json!({"status": {"evacuationNodeName": "node-1", "phase": "Failed"}}), "wait VMNotReady")]
+    #[case::ending(json!({
+        "metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"},
+        "status": {"evacuationNodeName": "node-1"},
+    }), "settled")]
+    fn an_instance_that_need_not_leave_is_left_alone(
+        #[case] mut instance: Value,
+        #[case] expected: &str,
+    ) {
+        instance["spec"] = json!({"evictionStrategy": "External"});
+        let look = seen(json!({}), Some(instance));
+        assert_eq!(next(&scope(), &look), expected);
+        assert!(!wants_drain(&look));
     }
 
     #[test]

@@ -1,13 +1,18 @@
 //! An infra node that is drained while a VM on it cannot move: its Node in the workload cluster is
 //! emptied first.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use capi_core::Dial;
 use capi_testkit::apiserver::ApiServer;
 use capi_testkit::sweep::PROVIDER;
+use http::{Method, Request};
+use kube::Client;
 use kube::api::{Api, ApiResource, DynamicObject, Patch, PatchParams, PostParams};
+use kube::client::Body;
 use kube::core::GroupVersionKind;
+use parking_lot::Mutex;
 use provider_kubevirt::connect::Connector;
 use provider_kubevirt::machine::Machines;
 use rstest::rstest;
@@ -25,6 +30,8 @@ const MIGRATIONS: &str = "virtualmachineinstancemigrations.kubevirt.io";
 struct Drain {
     site: Site,
     workload: ApiServer,
+    /// Paths of the provider's deletions in the infra cluster, with what was asked for.
+    deletions: Arc<Mutex<Vec<(String, Value)>>>,
 }
 
 impl Drain {
@@ -39,7 +46,11 @@ impl Drain {
         create(&site.server.client("script"), secret).await;
         let fleet = Fleet::create(&site).await;
         site.play();
-        let this = Self { site, workload };
+        let this = Self {
+            site,
+            workload,
+            deletions: Arc::default(),
+        };
         this.serve();
         this.add("Node", json!({"metadata": {"name": "m-0"}})).await;
         let spec = json!({"nodeName": "m-0", "containers": [{"name": "c", "image": "i"}]});
@@ -62,13 +73,14 @@ impl Drain {
 
     fn serve(&self) {
         let (site, workload) = (self.site.clone(), self.workload.clone());
+        let deletions = Arc::clone(&self.deletions);
         tokio::spawn(async move {
             let mut options = site.options();
             options.dial = Dial::new(move |_| {
                 let client = workload.client(PROVIDER);
                 async move { Ok(client) }
             });
-            let infra = tenant_of(&site.infra, NAMESPACE);
+            let infra = noting(tenant_of(&site.infra, NAMESPACE), deletions);
             let connector = Connector::new().through(move |_| recorded(infra.clone()));
             let management = site.server.client(PROVIDER);
             site.provide_with(connector, management, options, Machines)
@@ -130,6 +142,25 @@ impl Drain {
     }
 }
 
+/// A client whose deletions are noted.
+fn noting(client: Client, deletions: Arc<Mutex<Vec<(String, Value)>>>) -> Client {
+    let service = tower::service_fn(move |request: Request<Body>| {
+        let (client, deletions) = (client.clone(), Arc::clone(&deletions));
+        async move {
+            let (parts, body) = request.into_parts();
+            let bytes = body.collect_bytes().await?.to_vec();
+            if parts.method == Method::DELETE {
+                let wish = serde_json::from_slice(&bytes).unwrap_or_default();
+                deletions.lock().push((parts.uri.path().to_owned(), wish));
+            }
+            let request = Request::from_parts(parts, Body::from(bytes));
+            let answer = client.send(request).await;
+            answer.map_err(Box::<dyn std::error::Error + Send + Sync>::from)
+        }
+    });
+    Client::new(service, NAMESPACE)
+}
+
 /// A machine whose volume is used like this: what one node alone may write to keeps its VM there.
 fn with_volume(mode: &str) -> Value {
     let mut machine = persistent();
@@ -172,6 +203,12 @@ async fn capk_389_capk_392_a_node_is_emptied_where_its_vm_cannot_move_and_takes_
             !drain.is_cordoned() && ready(&site.machine("m-0").unwrap()) == Some("True")
         })
         .await;
+    // In the foreground: the pod is gone before the next one starts on its disk.
+    let deletions = drain.deletions.lock().clone();
+    let path = "/virtualmachineinstances/m-0";
+    let stops = deletions.iter().filter(|(at, _)| at.ends_with(path));
+    let hows: Vec<_> = stops.map(|(_, wish)| &wish["propagationPolicy"]).collect();
+    assert_eq!(hows, ["Foreground"], "{deletions:?}");
     let asked = drain.site.requests(since, |record| {
         record.verb == "create" && record.resource == "virtualmachineinstancemigrations"
     });

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use kube::Client;
+use kube::api::DeleteParams;
 use kube::runtime::{WatchStreamExt, watcher};
 use serde_json::{Value, json};
 
@@ -76,10 +77,14 @@ async fn settled(count: usize) -> (Site, Fleet, Vec<String>) {
     let late = names.iter().map(|name| built[name] - runs[name]).max();
     println!("{count} machines, provisioned at most {late:?} after their VMs ran");
     assert!(late <= Some(SOON), "{late:?}");
+    let since = site.marks();
     for name in &names {
         fleet.join(name).await;
     }
     tokio::time::sleep(Duration::from_secs(60)).await;
+    // The data are taken out of the bootstrap Secrets, which nobody has to read for that.
+    let reads = site.requests(since, |record| record.verb == "get");
+    assert!(reads.is_empty(), "{reads:#?}");
     (site, fleet, names)
 }
 
@@ -149,6 +154,36 @@ async fn a_restart_does_not_ask_for_each_machine() {
     );
     let silence = asked(site.marks(), 120).await;
     assert!(silence.is_empty(), "{silence:#?}");
+}
+
+/// R13: a bootstrap Secret that somebody has removed is not emptied again and again.
+#[tokio::test(start_paused = true)]
+async fn r13_a_bootstrap_secret_that_was_removed_costs_nothing() {
+    let site = Site::instant().await;
+    let fleet = Fleet::create(&site).await;
+    site.start();
+    fleet.add("m-0").await;
+    site.until("provisioned", |site| {
+        site.machine("m-0").is_some_and(|one| is_provisioned(&one))
+    })
+    .await;
+    let secret = site.secrets().remove(0);
+    let secrets = objects_of(
+        &site.infra.client("hand"),
+        &json!({"apiVersion": "v1", "kind": "Secret"}),
+    );
+    let name = secret["metadata"]["name"].as_str().unwrap();
+    secrets
+        .delete(name, &DeleteParams::default())
+        .await
+        .unwrap();
+    fleet.join("m-0").await;
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    let since = site.marks();
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    let requests = site.requests(since, |_| true);
+    assert!(requests.is_empty(), "{requests:#?}");
+    assert!(site.secrets().is_empty());
 }
 
 #[tokio::test(start_paused = true)]

@@ -334,6 +334,9 @@ async fn capk_70_a_vm_with_a_persistent_disk_is_the_same_machine_after_a_crash()
     );
     assert!(site.platform.hand().crash(NAMESPACE, "m-0"));
     site.until("restarted", |site| {
+        let object = site.machine("m-0").unwrap();
+        let made = condition(&object, "VMProvisioned").unwrap();
+        assert_ne!(made["reason"], "Lost", "it comes back by itself");
         site.instance("m-0").is_some_and(|one| {
             one["metadata"]["uid"] != before.0["metadata"]["uid"]
                 && one["status"]["phase"] == "Running"
