@@ -227,3 +227,38 @@ fn what_can_be_done_is_no_fault() {
     assert_eq!(faults(&machine()), Vec::<String>::new());
     assert_eq!(faults(&alone()), Vec::<String>::new());
 }
+
+/// Two networks with pools: neither card has an address of the other.
+#[rstest]
+#[case(BootstrapDataSource::NoCloud)]
+#[case(BootstrapDataSource::ConfigDrive)]
+fn each_card_has_the_addresses_of_its_own_pools(#[case] source: BootstrapDataSource) {
+    let mut machine = machine();
+    machine.spec.bootstrap_data_source = Some(source);
+    machine.spec.network_interfaces = vec![wish("storage", &["v4"]), wish("spare", &["v4"])];
+    let addresses = [
+        given("storage", 0, "10.7.0.5", 24, ""),
+        given("spare", 0, "10.8.0.5", 24, ""),
+    ];
+    let data = read(&machine, &addresses);
+    let own = match source {
+        BootstrapDataSource::NoCloud => json!([
+            data["ethernets"]["eth1"]["addresses"],
+            data["ethernets"]["eth2"]["addresses"],
+        ]),
+        BootstrapDataSource::ConfigDrive => {
+            let networks = data["networks"].as_array().unwrap().iter();
+            let fixed = networks.filter(|one| one["type"] == "ipv4");
+            fixed
+                .map(|one| json!([one["link"], one["ip_address"]]))
+                .collect()
+        }
+    };
+    let expected = match source {
+        BootstrapDataSource::NoCloud => json!([["10.8.0.5/24"], ["10.7.0.5/24"]]),
+        BootstrapDataSource::ConfigDrive => {
+            json!([["spare", "10.8.0.5"], ["storage", "10.7.0.5"]])
+        }
+    };
+    assert_eq!(own, expected);
+}
