@@ -141,3 +141,22 @@ fn report<K: Resource<DynamicType = ()>>(namespace: &str, error: &watcher::Error
         tracing::debug!(%kind, namespace, %error, "watch of the infra cluster failed again");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use kube::core::Status;
+
+    use super::*;
+
+    #[test]
+    fn a_broken_watch_is_tried_again_at_once_and_then_seldom() {
+        let broken = watcher::Error::NoResourceVersion;
+        let pauses = [1, 2, 3, 7, 8, u32::MAX].map(|failures| pause(&broken, failures));
+        let millis = pauses.map(|pause| pause.as_millis());
+        assert_eq!(millis, [500, 1_000, 2_000, 30_000, 30_000, 30_000]);
+        let status = Status::failure("the server could not find it", "NotFound").with_code(404);
+        let refusal = kube::Error::Api(Box::new(status));
+        let unserved = watcher::Error::InitialListFailed(refusal);
+        assert_eq!(pause(&unserved, 1), UNSERVED_RETRY);
+    }
+}
