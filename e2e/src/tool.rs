@@ -191,22 +191,24 @@ impl Tool {
     ///
     /// No Go, or a module that cannot be fetched.
     pub fn sources(&self) -> Result<PathBuf, ToolError> {
-        let asked = ["list", "-mod=readonly", "-m", "-f", "{{.Dir}}", self.module];
+        // Unlike `go list -m`, which says nothing of a module that was never fetched.
         let output = Command::new("go")
             .current_dir(self.directory())
-            .args(asked)
+            .args(["mod", "download", "-json", self.module])
             .output()
             .map_err(|source| ToolError::NoGo {
                 tool: self.name,
                 source,
             })?;
-        let path = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-        if output.status.success() && !path.is_empty() {
+        let said: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        if let Some(path) = said["Dir"].as_str() {
             return Ok(path.into());
         }
+        let error = said["Error"].as_str().map(str::to_owned);
         Err(ToolError::Build {
             tool: self.name,
-            output: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+            output: error
+                .unwrap_or_else(|| String::from_utf8_lossy(&output.stderr).trim().to_owned()),
         })
     }
 
